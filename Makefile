@@ -1,0 +1,56 @@
+# make demo and make test do everything on a machine that has Python 3.11+, pip, make and (for the end-to-end
+# tests) apt. Everything goes into .venv; nothing else is touched, except that make test installs Debian packages
+# of the servers it starts when it may (root) and they are missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SERVERS := unbound dnsdist dnsperf fstrm-bin mosquitto
+KERNEL_TESTS := tests/framestream tests/dnstap tests/dns tests/clients tests/domains tests/histogram tests/session tests/new_qname tests/observe/test_ledger.py tests/test_names.py tests/test_jit.py tests/test_golden.py
+
+.PHONY: setup demo test test-modes check bench format lock servers clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed ($(PYTHON))" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: setup
+	@$(BIN)/python demo/demo.py
+
+servers:
+	@sh tests/e2e/install_servers.sh $(SERVERS)
+
+test: setup servers
+	$(BIN)/python -m pytest -q
+	$(MAKE) --no-print-directory test-modes
+
+# The kernels once more with every index checked, and as plain Python.
+test-modes: setup
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -m "not e2e" $(KERNEL_TESTS)
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -m "not e2e" $(KERNEL_TESTS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup
+	$(BIN)/pip-compile --quiet --generate-hashes --all-extras --allow-unsafe --strip-extras --no-emit-index-url \
+	  --no-emit-trusted-host --no-emit-find-links --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

@@ -1,0 +1,186 @@
+"""The columns of a batch: what each stage's kernel reads and writes, row by row of frames.
+
+A batch is up to :data:`BATCH_ROWS` frames of one block. Its columns are three arrays:
+
+- ``u32``: ``uint32[N_U32, stride]``, one row of the matrix per field named ``*`` in :data:`U32_FIELDS`;
+- ``u64``: ``uint64[N_U64, stride]``, likewise for :data:`U64_FIELDS`;
+- ``fate``: ``uint8[stride]``, the :class:`Fate` of each frame.
+
+Field ``F`` of frame ``i`` is ``u32[F, i]``. Offsets are byte offsets into the block's buffer. A kernel that
+gets ``(buf, u32, u64, fate, n)`` handles the rows ``0 <= i < n`` and, from the DNS stage on, only those whose
+fate is still ``PENDING``.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+U8Array: TypeAlias = npt.NDArray[np.uint8]
+U32Array: TypeAlias = npt.NDArray[np.uint32]
+U64Array: TypeAlias = npt.NDArray[np.uint64]
+I64Array: TypeAlias = npt.NDArray[np.int64]
+
+BATCH_ROWS = 4096
+"""Frames in one batch: its columns stay in the L2 cache of one core."""
+
+NAME_MAX = 255
+"""Longest domain name in wire form, root byte included (RFC 1035, 2.3.4)."""
+
+SCRATCH_BYTES = BATCH_ROWS * NAME_MAX
+"""Room behind a block's data where question names that used compression pointers are spelt out."""
+
+
+class Fate(IntEnum):
+    """What became of a frame. Every frame ends in exactly one of these; see the ledger."""
+
+    PENDING = 0
+    UNDECODABLE = 1
+    QUERY = 2
+    CLIENT_IGNORED = 3
+    CLIENT_ADDRESS_INVALID = 4
+    DNS_PARSE_ERROR = 5
+    EMPTY_QUESTION = 6
+    INVALID_NAME = 7
+    QUESTION_IGNORED = 8
+    WELL_KNOWN = 9
+    SESSION = 10
+    SESSION_OFF = 11
+
+
+# Plain integers for kernels: Numba freezes module globals into the compiled code.
+PENDING = 0
+UNDECODABLE = 1
+QUERY = 2
+CLIENT_IGNORED = 3
+CLIENT_ADDRESS_INVALID = 4
+DNS_PARSE_ERROR = 5
+EMPTY_QUESTION = 6
+INVALID_NAME = 7
+QUESTION_IGNORED = 8
+WELL_KNOWN = 9
+SESSION = 10
+SESSION_OFF = 11
+N_FATES = 12
+
+U32_FIELDS = (
+    "FRAME_OFF",
+    "FRAME_LEN",
+    "PRESENT",
+    "MESSAGE_TYPE",
+    "SOCKET_FAMILY",
+    "SOCKET_PROTOCOL",
+    "QUERY_PORT",
+    "RESPONSE_PORT",
+    "RESPONSE_TIME_NSEC",
+    "IDENTITY_OFF",
+    "IDENTITY_LEN",
+    "QUERY_ADDRESS_OFF",
+    "QUERY_ADDRESS_LEN",
+    "RESPONSE_ADDRESS_OFF",
+    "RESPONSE_ADDRESS_LEN",
+    "RESPONSE_MESSAGE_OFF",
+    "RESPONSE_MESSAGE_LEN",
+    "FLAGS",
+    "RCODE",
+    "QUESTIONS",
+    "QTYPE",
+    "QCLASS",
+    "QNAME_OFF",
+    "QNAME_LEN",
+    "DOMAIN_INDEX",
+    "DOMAIN_MATCH",
+    "SOURCE_LEN",
+    "DEST_LEN",
+)
+N_U32 = len(U32_FIELDS)
+
+# dnstap (written by the dnstap stage)
+FRAME_OFF = 0  # frame payload in the buffer (written by frame location)
+FRAME_LEN = 1
+PRESENT = 2  # bit set of HAS_* below
+MESSAGE_TYPE = 3  # low 32 bits of the enum, two's complement
+SOCKET_FAMILY = 4  # absent is 1 (INET), proto2 default
+SOCKET_PROTOCOL = 5  # meaningful only with HAS_SOCKET_PROTOCOL
+QUERY_PORT = 6
+RESPONSE_PORT = 7
+RESPONSE_TIME_NSEC = 8
+IDENTITY_OFF = 9
+IDENTITY_LEN = 10
+QUERY_ADDRESS_OFF = 11
+QUERY_ADDRESS_LEN = 12
+RESPONSE_ADDRESS_OFF = 13
+RESPONSE_ADDRESS_LEN = 14
+RESPONSE_MESSAGE_OFF = 15
+RESPONSE_MESSAGE_LEN = 16
+# DNS (written by the dns stage)
+FLAGS = 17  # the 16-bit flags word of the header, unchanged
+RCODE = 18  # 12-bit extended RCODE
+QUESTIONS = 19  # questions actually parsed
+QTYPE = 20  # of the first question, as are the next three
+QCLASS = 21
+QNAME_OFF = 22  # uncompressed wire form in the buffer, original case, root byte included
+QNAME_LEN = 23
+# domains (written by the well-known lookup)
+DOMAIN_INDEX = 24  # index of the entry in the domain table; NO_DOMAIN without a match
+DOMAIN_MATCH = 25  # 0 none, 1 exact entry, 2 suffix entry: the edm_status_bits
+# session (written by pseudonymisation): bytes of the pseudonymised address: 4, 16, or the odd length found
+SOURCE_LEN = 26
+DEST_LEN = 27
+
+U64_FIELDS = (
+    "RESPONSE_TIME_SEC",
+    "QNAME_HASH",
+    "SOURCE_HIGH",
+    "SOURCE_LOW",
+    "DEST_HIGH",
+    "DEST_LOW",
+)
+N_U64 = len(U64_FIELDS)
+
+RESPONSE_TIME_SEC = 0
+QNAME_HASH = 1  # hash of the case-folded question name (domains)
+# Pseudonymised addresses as big-endian numbers; an address of 4 bytes stands in the low 32 bits of *_LOW.
+SOURCE_HIGH = 2
+SOURCE_LOW = 3
+DEST_HIGH = 4
+DEST_LOW = 5
+
+HAS_IDENTITY = 1 << 0
+HAS_SOCKET_FAMILY = 1 << 1
+HAS_SOCKET_PROTOCOL = 1 << 2
+HAS_QUERY_ADDRESS = 1 << 3
+HAS_RESPONSE_ADDRESS = 1 << 4
+HAS_QUERY_PORT = 1 << 5
+HAS_RESPONSE_PORT = 1 << 6
+HAS_RESPONSE_TIME_SEC = 1 << 7
+HAS_RESPONSE_TIME_NSEC = 1 << 8
+HAS_RESPONSE_MESSAGE = 1 << 9
+
+NO_DOMAIN = 0xFFFFFFFF
+
+
+class Columns:
+    """The columns of one batch; a worker owns one and uses it for every batch.
+
+    Attributes
+    ----------
+    u32 : uint32[N_U32, stride]
+    u64 : uint64[N_U64, stride]
+    fate : uint8[stride]
+    """
+
+    __slots__ = ("fate", "rows", "u32", "u64")
+
+    def __init__(self, rows: int = BATCH_ROWS) -> None:
+        # A stride that is an odd number of cache lines: with a power of two all fields of a row would fall
+        # into the same set of the L1 cache.
+        stride = (rows + 31) // 16 * 16
+        stride += 16 * (1 - stride // 16 % 2)
+        self.rows = rows
+        self.u32: U32Array = np.zeros((N_U32, stride), np.uint32)
+        self.u64: U64Array = np.zeros((N_U64, stride), np.uint64)
+        self.fate: U8Array = np.zeros(stride, np.uint8)

@@ -1,0 +1,160 @@
+"""The one decorator for kernels, and where their compiled form is kept.
+
+A kernel is a Numba ``nogil`` function over arrays: no Python objects, no allocation, it writes into arrays
+it is given. Importing this module before ``numba`` decides where compiled kernels are cached, so every
+module that defines kernels imports its decorator from here and never touches ``numba`` itself.
+
+Three modes, chosen by the environment before the first import: JIT (the default), ``NUMBA_BOUNDSCHECK=1``
+(every index is checked; for tests), ``NUMBA_DISABLE_JIT=1`` (kernels run as plain Python; for tests).
+
+Traps that the kernels of this package avoid:
+
+- A NumPy ``uint8`` scalar stays 8 bits wide without JIT (``0xC0 << 8 == 0``) but widens under JIT. Bytes are
+  therefore read through :func:`u8`, :func:`be16`, :func:`be32` only.
+- ``int64`` mixed with ``uint64`` becomes ``float64``. Hash arithmetic stays in ``uint64`` throughout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _source_digest() -> str:
+    # A kernel compiled into its caller is not recompiled by Numba when only the callee's module changed, so
+    # the cache folder is named after the text of the whole package.
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _private(folder: Path) -> bool:
+    # Cached kernels are loaded by unpickling: a folder that others may write to would let them run code here.
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stat = folder.stat()
+    except OSError:
+        return False
+    return stat.st_uid == os.geteuid() and not stat.st_mode & 0o022 and os.access(folder, os.W_OK)
+
+
+def _choose_cache() -> Path:
+    base = os.environ.get("EDM_KERNEL_CACHE") or os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    candidates = [Path(base)] if base else []
+    if cache_home := os.environ.get("XDG_CACHE_HOME"):
+        candidates.append(Path(cache_home) / "edm")
+    try:
+        candidates.append(Path.home() / ".cache" / "edm")
+    except RuntimeError:  # no home directory for this user
+        pass
+    for candidate in candidates:
+        folder = candidate / f"kernels-{_source_digest()}"
+        if _private(folder):
+            return folder
+    # Nothing may be written: compile anew in each process rather than not run at all.
+    return Path(tempfile.mkdtemp(prefix="edm-kernels-"))
+
+
+if "NUMBA_CACHE_DIR" not in os.environ:
+    os.environ["NUMBA_CACHE_DIR"] = str(_choose_cache())
+
+import numba  # noqa: E402
+import numpy as np  # noqa: E402
+
+JIT_DISABLED = bool(numba.config.DISABLE_JIT)
+
+
+def kernel(function: F) -> F:
+    """Compile ``function`` as a kernel: cached on disk, GIL released, division by zero not checked."""
+    compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return compiled
+
+
+def inlined(function: F) -> F:
+    """Compile a small helper that kernels call; LLVM inlines it into them."""
+    compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return compiled
+
+
+def pure_kernel(function: F) -> F:
+    """Compile a kernel that makes no array, not even a view, and so needs no reference counts.
+
+    Numba counts references of array arguments wherever a helper takes one; where it cannot prove them
+    superfluous, each costs an atomic operation per row, on a counter that all workers share.
+    """
+    compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)
+    return compiled
+
+
+def force_inlined(function: F) -> F:
+    """Compile a helper into every kernel that calls it, however large it is; Python cannot call it.
+
+    LLVM leaves a larger helper as a call, which hands over each array as seven words on the stack. As for
+    :func:`pure_kernel`, it makes no array.
+    """
+    compiled: F = numba.njit(
+        nogil=True,
+        error_model="numpy",
+        _nrt=False,
+        forceinline=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+    )(function)
+    return compiled
+
+
+def cache_folder() -> Path:
+    """Return the folder that holds the compiled kernels of this version of the package."""
+    return Path(os.environ["NUMBA_CACHE_DIR"])
+
+
+def cache_is_cold() -> bool:
+    """Tell whether kernels will have to be compiled (nothing cached yet)."""
+    return not JIT_DISABLED and not any(cache_folder().rglob("*.nbi"))
+
+
+@inlined
+def u8(buf: Any, i: Any) -> Any:
+    """Return byte ``i`` of ``buf`` widened to int64. The caller has checked ``i``."""
+    return np.int64(buf[i])
+
+
+@inlined
+def be16(buf: Any, i: Any) -> Any:
+    """Return the big-endian 16-bit number at ``i`` as int64. The caller has checked ``i + 2``."""
+    return (np.int64(buf[i]) << 8) | np.int64(buf[i + 1])
+
+
+@inlined
+def be32(buf: Any, i: Any) -> Any:
+    """Return the big-endian 32-bit number at ``i`` as int64. The caller has checked ``i + 4``."""
+    return (
+        (np.int64(buf[i]) << 24)
+        | (np.int64(buf[i + 1]) << 16)
+        | (np.int64(buf[i + 2]) << 8)
+        | np.int64(buf[i + 3])
+    )
+
+
+__all__ = [
+    "JIT_DISABLED",
+    "be16",
+    "be32",
+    "cache_folder",
+    "cache_is_cold",
+    "force_inlined",
+    "inlined",
+    "kernel",
+    "pure_kernel",
+    "u8",
+]
