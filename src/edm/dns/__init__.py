@@ -1,0 +1,1 @@
+"""DNS stage: response messages are checked and their header and questions become columns."""
