@@ -1,0 +1,1 @@
+"""What an operator can see of the program: ledger, metrics, logs, HTTP endpoints."""

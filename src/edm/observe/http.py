@@ -1,0 +1,361 @@
+"""The two small HTTP servers: metrics with rotation on demand, and profiles.
+
+Each runs in a daemon thread of its own. Neither is essential: an address that cannot be bound is logged, and
+the program goes on without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import html
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edm.errors import ConfigError, EdmError
+from edm.observe import profiles
+from edm.observe.metrics import Metrics
+from edm.observe.privacy import redact
+
+log = structlog.get_logger("edm.http")
+
+METRICS_ADDRESS = "127.0.0.1:2112"
+DEBUG_ADDRESS = "127.0.0.1:6060"
+ROTATION_TIMEOUT = 9.0
+"""Seconds that a rotation request waits."""
+
+_IDLE_SECONDS = 10.0
+_AGE_SECONDS = _IDLE_SECONDS + profiles.MAX_SECONDS + 10.0
+_MAX_CONNECTIONS = 64
+
+T = TypeVar("T")
+Handler = Callable[[Request], Any]
+
+
+class RotationTimeoutError(EdmError):
+    """A rotation did not finish within the time its caller gave it."""
+
+
+class ShuttingDownError(EdmError):
+    """The daemon is stopping and takes no more requests."""
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Split ``host:port`` or ``[v6]:port``; an empty host means all interfaces.
+
+    Raises
+    ------
+    ConfigError
+        It has another form, or the port is no number up to 65535.
+    """
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ConfigError(f"address {address!r}: write an IPv6 address in brackets, as in [::1]:2112")
+    if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise ConfigError(f"address {address!r}: must be host:port with a port number up to 65535")
+    return host, int(port)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not host and socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    family, _, _, _, where = socket.getaddrinfo(
+        host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return socket.create_server(where[:2], family=family)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        # The library adds the address to the text; those of the resolver are negative numbers with a text.
+        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+    return str(error)
+
+
+async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Run blocking work in a daemon thread, which cannot hold up the end of the program as a pool's would."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: Any, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function(*arguments)
+        except Exception as reason:
+            error = reason
+        with contextlib.suppress(RuntimeError):  # the server has stopped meanwhile
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="http-work", daemon=True).start()
+    return await future
+
+
+class _Connection(H11Protocol):
+    """A connection that is closed when it has been idle, or stuck in a request or an answer, for too long."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._born = self.loop.time()
+        self._check = self.loop.call_later(_IDLE_SECONDS, self._expire)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._check.cancel()
+        super().connection_lost(exc)
+
+    def _expire(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering and self.loop.time() - self._born < _AGE_SECONDS:
+            self._check = self.loop.call_later(_IDLE_SECONDS, self._expire)
+        else:
+            self.transport.abort()
+
+
+class HttpServer:
+    """An ASGI application served from a daemon thread.
+
+    Parameters
+    ----------
+    name : str
+        Names the server in logs and its thread.
+    address : str
+        ``host:port``; port 0 lets the system choose, see :attr:`port`.
+    app : ASGI application
+    on_stop : callable, optional
+        Called first by :meth:`stop`, to cut long requests short.
+    """
+
+    def __init__(
+        self, name: str, address: str, app: ASGIApp, on_stop: Callable[[], None] | None = None
+    ) -> None:
+        self.name = name
+        self.address = address
+        self._app = app
+        self._on_stop = on_stop
+        self._socket: socket.socket | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The port bound, 0 before :meth:`start` and after it failed."""
+        return self._port
+
+    def start(self) -> bool:
+        """Bind and serve; return whether it worked. A failure is logged with the address and the reason."""
+        try:
+            self._socket = _listen(*parse_address(self.address))
+        except (EdmError, OSError) as reason:
+            log.error("cannot serve HTTP", endpoint=self.name, address=self.address, reason=_reason(reason))
+            return False
+        self._port = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            self._app,
+            http=_Connection,
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_keep_alive=int(_IDLE_SECONDS),
+            timeout_graceful_shutdown=3,
+        )
+        self._server = uvicorn.Server(config)
+        # Outside the main thread uvicorn leaves signal handlers alone.
+        self._thread = threading.Thread(target=self._run, name=f"http-{self.name}", daemon=True)
+        self._thread.start()
+        log.info("serving HTTP", endpoint=self.name, address=self.address, port=self._port)
+        return True
+
+    def _run(self) -> None:
+        assert self._server is not None
+        assert self._socket is not None
+        try:
+            self._server.run(sockets=[self._socket])
+        except Exception:
+            log.exception("HTTP server failed", endpoint=self.name, address=self.address)
+
+    def stop(self, timeout: float = 5.0) -> bool:
+        """Stop serving; requests being answered may finish within ``timeout`` seconds.
+
+        Returns whether the thread has ended. May be called again, and without a start.
+        """
+        if self._on_stop is not None:
+            self._on_stop()
+        if self._server is None or self._thread is None or self._socket is None:
+            return True
+        self._server.should_exit = True
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._server.force_exit = True
+            self._thread.join(1.0)
+        self._socket.close()
+        return not self._thread.is_alive()
+
+
+class _AnyMethod:
+    """A handler as an ASGI application: Starlette routes it whatever the method."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response = await self.handler(Request(scope, receive))
+        await response(scope, receive, send)
+
+
+def _plain(text: str, status: int = 200, **headers: str) -> PlainTextResponse:
+    return PlainTextResponse(text, status, {"X-Content-Type-Options": "nosniff", **headers})
+
+
+async def _not_found(_request: Request, _error: Exception) -> Response:
+    return _plain("404 page not found\n", 404)
+
+
+def metrics_app(metrics: Metrics, rotate: Callable[[float], None] | None = None) -> Starlette:
+    """Return the application behind the metrics address.
+
+    Parameters
+    ----------
+    metrics : Metrics
+    rotate : callable, optional
+        Rotates now and returns when the data has been handed to the writers; it is given the seconds it may
+        take and raises :class:`RotationTimeoutError`, :class:`ShuttingDownError` or another exception, whose
+        text becomes the answer. Without it there is no ``/debug/rotate-parquet``.
+    """
+
+    async def expose(request: Request) -> Response:
+        with metrics.scrapes_in_flight.track_inprogress():
+            try:
+                body, media_type = metrics.render(request.headers.get("accept", ""))
+            except Exception:
+                metrics.scrapes.labels("500").inc()
+                raise
+        metrics.scrapes.labels("200").inc()
+        return Response(body, headers={"Content-Type": media_type})
+
+    async def rotate_parquet(request: Request) -> Response:
+        assert rotate is not None
+        if request.method != "POST":
+            return _plain("method not allowed\n", 405, Allow="POST")
+        try:
+            await in_thread(rotate, ROTATION_TIMEOUT)
+        except ShuttingDownError:
+            return _plain("edm is shutting down\n", 503)
+        except RotationTimeoutError:
+            return _plain("timed out waiting for parquet rotation\n", 504)
+        except Exception as reason:
+            log.error(
+                "rotation on request failed", exc_info=not isinstance(reason, EdmError), reason=str(reason)
+            )
+            return _plain(f"{redact(str(reason)) or type(reason).__name__}\n", 500)
+        return _plain("rotation requested\n", 202)
+
+    routes = [Route("/metrics", _AnyMethod(expose))]
+    if rotate is not None:
+        routes.append(Route("/debug/rotate-parquet", _AnyMethod(rotate_parquet)))
+    return Starlette(routes=routes, exception_handlers={404: _not_found})
+
+
+_PROFILES = {
+    "threads": "stack of every thread",
+    "profile": "sampled stacks of all threads: ?seconds=30&amp;hz=100&amp;format=collapsed|speedscope",
+    "heap": "memory, garbage collector, and allocation sites if they are traced",
+    "cmdline": "command line, secrets hidden",
+}
+
+
+def debug_app(profiler: profiles.Profiler) -> Starlette:
+    """Return the application behind the debug address: ``/debug/pprof/`` and the profiles it lists."""
+
+    async def index(_request: Request) -> Response:
+        items = "".join(
+            f'<li><a href="/debug/pprof/{name}">{html.escape(name)}</a>: {text}</li>'
+            for name, text in _PROFILES.items()
+        )
+        return HTMLResponse(f"<!doctype html><title>/debug/pprof/</title><h1>Profiles</h1><ul>{items}</ul>\n")
+
+    async def threads(_request: Request) -> Response:
+        return _plain(await in_thread(profiles.thread_stacks))
+
+    async def heap(_request: Request) -> Response:
+        return _plain(await in_thread(profiles.heap_summary))
+
+    async def cmdline(_request: Request) -> Response:
+        return _plain(profiles.command_line(sys.argv))
+
+    async def profile(request: Request) -> Response:
+        query = request.query_params
+        style = query.get("format", "collapsed")
+        if style not in ("collapsed", "speedscope"):
+            return _plain("format must be collapsed or speedscope\n", 400)
+        try:
+            seconds, hertz = float(query.get("seconds", "30")), float(query.get("hz", "100"))
+        except ValueError:
+            return _plain("seconds and hz must be numbers\n", 400)
+        try:
+            samples = await in_thread(profiler.sample, seconds, hertz)
+        except profiles.ProfileError as reason:
+            return _plain(f"{reason}\n", 400)
+        if style == "speedscope":
+            return Response(await in_thread(samples.speedscope), media_type="application/json")
+        return _plain(await in_thread(samples.collapsed))
+
+    handlers = {"": index, "threads": threads, "profile": profile, "heap": heap, "cmdline": cmdline}
+    routes = [Route(f"/debug/pprof/{name}", handler) for name, handler in handlers.items()]
+    return Starlette(routes=routes, exception_handlers={404: _not_found})
+
+
+def metrics_server(
+    metrics: Metrics, address: str = METRICS_ADDRESS, rotate: Callable[[float], None] | None = None
+) -> HttpServer:
+    """Return the metrics server, not started; see :func:`metrics_app`."""
+    return HttpServer("metrics", address, metrics_app(metrics, rotate))
+
+
+def debug_server(address: str = DEBUG_ADDRESS) -> HttpServer:
+    """Return the server of profiles, not started."""
+    profiler = profiles.Profiler()
+    return HttpServer("debug", address, debug_app(profiler), on_stop=profiler.stop)
+
+
+__all__ = [
+    "DEBUG_ADDRESS",
+    "METRICS_ADDRESS",
+    "ROTATION_TIMEOUT",
+    "HttpServer",
+    "RotationTimeoutError",
+    "ShuttingDownError",
+    "debug_app",
+    "debug_server",
+    "metrics_app",
+    "metrics_server",
+    "parse_address",
+]

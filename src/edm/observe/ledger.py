@@ -1,0 +1,128 @@
+"""The ledger: every frame that comes in leaves by exactly one fate, and each interval proves it.
+
+Frames received are counted where frames are located, fates where a batch ends: two counts made apart from
+each other, so that a frame lost or counted twice in between shows as an imbalance. Only workers write to a
+ledger, each to a row of its own, which needs no lock; the sums are exact once the interval's grace period is
+over.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from edm.columns import N_FATES, PENDING, Fate, I64Array, U8Array
+from edm.jit import kernel
+
+METADATA_PREFIX = "edm.ledger."
+"""What the keys of the ledger in the metadata of a Parquet footer begin with."""
+
+FATE_NAMES = tuple(fate.name.lower() for fate in Fate)
+"""Name of each fate as it appears in metadata and metric labels, by number."""
+
+
+@kernel
+def count_fates(fate: Any, n: Any, counts: Any) -> None:
+    """Add the number of rows of each fate to ``counts``.
+
+    A value that is no fate is added to ``PENDING``, where it unbalances the ledger instead of hiding.
+
+    Parameters
+    ----------
+    fate : uint8[stride]
+        Fate of each row.
+    n : int64
+        Rows to count; at most ``stride``.
+    counts : int64[N_FATES]
+        Added to, not cleared.
+    """
+    for i in range(n):
+        f = np.uint64(fate[i])
+        if f >= np.uint64(N_FATES):
+            f = np.uint64(PENDING)
+        counts[f] += 1
+
+
+class Ledger:
+    """The balance of one interval.
+
+    Parameters
+    ----------
+    workers : int
+        Number of rows: a worker passes its own number ``0 <= worker < workers`` to :meth:`receive` and
+        :meth:`settle`.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self._fates: I64Array = np.zeros((workers, N_FATES), np.int64)
+        self._received: I64Array = np.zeros(workers, np.int64)
+        self._oversized = 0
+        self._lock = threading.Lock()
+
+    def receive(self, worker: int, frames: int) -> None:
+        """Count ``frames`` located in a block, before anything is known of them."""
+        self._received[worker] += frames
+
+    def settle(self, worker: int, counts: I64Array) -> None:
+        """Add the fates of one batch: ``counts`` is ``int64[N_FATES]`` as :func:`count_fates` makes it."""
+        self._fates[worker] += counts
+
+    def settle_rows(self, worker: int, fate: U8Array, n: int) -> None:
+        """Count the fates of the rows ``0 <= i < n`` of a batch straight into the worker's row."""
+        count_fates(fate, n, self._fates[worker])
+
+    def skip_oversized(self, frames: int) -> None:
+        """Count frames above the size limit, skipped while reading; any thread may call this."""
+        with self._lock:
+            self._oversized += frames
+
+    @property
+    def received(self) -> int:
+        """Frames received so far (oversized ones are not among them)."""
+        return int(self._received.sum())
+
+    @property
+    def oversized(self) -> int:
+        """Frames skipped before decoding because of their size."""
+        return self._oversized
+
+    def fates(self) -> I64Array:
+        """Return the sum over all workers, ``int64[N_FATES]``, in a new array."""
+        total: I64Array = self._fates.sum(axis=0)
+        return total
+
+    def balance(self) -> dict[str, int]:
+        """Return the counts by name, and under ``imbalance`` the frames received less those with a fate.
+
+        A positive imbalance means frames without a fate (those left ``pending`` are among them), a negative
+        one frames counted twice.
+        """
+        fates = self.fates().tolist()
+        received = self.received
+        balance = {"frames_received": received, "frames_oversized": self._oversized}
+        balance.update((name, fates[number]) for number, name in enumerate(FATE_NAMES) if number != PENDING)
+        balance["pending"] = fates[PENDING]
+        balance["imbalance"] = received - (sum(fates) - fates[PENDING])
+        return balance
+
+    @property
+    def closed(self) -> bool:
+        """Whether every frame received has exactly one fate; meaningful after the grace period."""
+        return self.balance()["imbalance"] == 0 and not self.fates()[PENDING]
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the balance as key-value metadata for a Parquet footer.
+
+        Keys are :data:`METADATA_PREFIX` and a name of :meth:`balance`, values decimal numbers;
+        ``edm.ledger.closed`` is ``true`` or ``false``.
+        """
+        balance = self.balance()
+        closed = balance["imbalance"] == 0 and balance["pending"] == 0
+        metadata = {METADATA_PREFIX + name: str(value) for name, value in balance.items()}
+        metadata[METADATA_PREFIX + "closed"] = "true" if closed else "false"
+        return metadata
+
+
+__all__ = ["FATE_NAMES", "METADATA_PREFIX", "Ledger", "count_fates"]

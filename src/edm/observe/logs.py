@@ -1,0 +1,294 @@
+"""Logs: JSON lines with the fields of the Go daemon (Go's ``log/slog``), or readable text on a terminal.
+
+Modules log with ``structlog.get_logger()``; records of the standard ``logging`` (the web server, the MQTT
+client) take the same way. Every line passes the privacy filter. Errors that a peer can cause as often as it
+likes are logged through :class:`RateLimited`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+from datetime import datetime
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import Processor
+
+from edm import __version__
+from edm.observe.privacy import PrivacyFilter
+
+Format = Literal["auto", "json", "text"]
+
+SERVICE = "dnstapir-edm"
+_LEVELS = {"warning": "WARN", "critical": "ERROR", "exception": "ERROR", "fatal": "ERROR", "notset": "DEBUG"}
+_MAX_KEYS = 1024
+
+Event = MutableMapping[str, Any]
+
+
+def timestamp(ns: int) -> str:
+    """Return a time in nanoseconds since 1970 as RFC 3339 with nine decimals in the local time zone."""
+    local = datetime.fromtimestamp(ns // 1_000_000_000).astimezone()
+    zone = local.strftime("%z")
+    zone = "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:5]}"
+    return f"{local:%Y-%m-%dT%H:%M:%S}.{ns % 1_000_000_000:09d}{zone}"
+
+
+def _level_of(method: str) -> str:
+    return _LEVELS.get(method, method.upper())
+
+
+class _SlogFields:
+    """Processor: the fields that every line of the Go daemon begins with, then the event's own."""
+
+    def __init__(self) -> None:
+        self.constant = {
+            "service": SERVICE,
+            "hostname": socket.gethostname(),
+            "go_version": f"python{platform.python_version()}",
+            "version": __version__,
+        }
+
+    def __call__(self, _logger: Any, method: str, event: Event) -> Event:
+        fields: Event = {
+            "time": timestamp(time.time_ns()),
+            "level": _level_of(method),
+            "msg": event.pop("event", ""),
+        }
+        fields.update(self.constant)
+        for key, value in event.items():
+            # A field must not pass itself off as one of the line's own.
+            fields[f"{key}_" if key in fields else key] = value
+        return fields
+
+
+def _to_json(_logger: Any, _method: str, event: Event) -> str:
+    try:
+        return json.dumps(event, allow_nan=False, default=repr)
+    except ValueError:  # not a number, infinite or circular: no JSON for it
+        return json.dumps(
+            {key: value if isinstance(value, str) else repr(value) for key, value in event.items()}
+        )
+
+
+def _text_head(_logger: Any, method: str, event: Event) -> Event:
+    for key, value in event.items():
+        # Text from a peer must not steer the terminal.
+        if isinstance(value, str) and key not in ("exception", "stack") and not value.isprintable():
+            event[key] = value.encode("unicode_escape").decode("ascii")
+    event["timestamp"] = time.strftime("%H:%M:%S")
+    event["level"] = "warning" if method == "warn" else method
+    return event
+
+
+class _Output:
+    """Writes lines to a stream. A stream that is gone must never take a worker down with it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.lock = threading.Lock()
+
+    def msg(self, line: str) -> None:
+        # One write for the line and its end, or lines of two processes on one pipe would interleave.
+        try:
+            with self.lock:
+                try:
+                    self.stream.write(line + "\n")
+                except UnicodeEncodeError:
+                    self.stream.write(line.encode("ascii", "backslashreplace").decode("ascii") + "\n")
+                self.stream.flush()
+        except (OSError, ValueError):
+            pass
+
+    log = debug = info = warn = warning = error = critical = fatal = exception = failure = err = msg
+
+
+class _Bridge(logging.Handler):
+    """Hands records of the standard logging to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except Exception:  # wrong arguments in a library's log call
+            message = str(record.msg)
+        logger = structlog.get_logger().bind(logger=record.name)
+        exc_info = {"exc_info": record.exc_info} if record.exc_info and record.exc_info[0] else {}
+        if record.levelno >= logging.ERROR:
+            logger.error(message, **exc_info)
+        elif record.levelno >= logging.WARNING:
+            logger.warning(message, **exc_info)
+        elif record.levelno >= logging.INFO:
+            logger.info(message, **exc_info)
+        else:
+            logger.debug(message, **exc_info)
+
+
+def configure(
+    format: Format = "auto",
+    debug: bool = False,
+    stream: TextIO | None = None,
+    privacy: PrivacyFilter | None = None,
+) -> None:
+    """Set up logging for the process; a later call replaces the set-up.
+
+    Parameters
+    ----------
+    format : {"auto", "json", "text"}
+        ``auto`` is text if ``stream`` is a terminal and JSON otherwise.
+    debug : bool
+        Log from DEBUG on instead of INFO.
+    stream : text file, optional
+        Standard error if not given.
+    privacy : PrivacyFilter, optional
+        The filter that all lines pass; one with the usual operator keys if not given.
+    """
+    if stream is None:
+        stream = sys.stderr
+    terminal = stream.isatty()
+    level = logging.DEBUG if debug else logging.INFO
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.StackInfoRenderer(),
+        # Exceptions become text before the filter, without local variables, so that it sees all there is.
+        structlog.processors.format_exc_info,
+        privacy or PrivacyFilter(),
+    ]
+    if format == "json" or (format == "auto" and not terminal):
+        processors += [_SlogFields(), _to_json]
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=terminal and "NO_COLOR" not in os.environ,
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+        processors += [_text_head, renderer]
+    output = _Output(stream)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: output,
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, _Bridge)]:
+        root.removeHandler(handler)
+    root.addHandler(_Bridge())
+    root.setLevel(level)
+    logging.captureWarnings(True)
+
+
+class _Bucket:
+    __slots__ = ("fields", "level", "suppressed", "tokens", "updated")
+
+    def __init__(self, tokens: float, now: float) -> None:
+        self.tokens = tokens
+        self.updated = now
+        self.suppressed = 0
+        self.level = "warning"
+        self.fields: dict[str, Any] = {}
+
+
+class RateLimited:
+    """A logger for errors that a peer can cause at will: a few lines, then one per interval with a count.
+
+    Events are told apart by their message alone, which therefore must be a literal; a field that comes from
+    the stream cannot open a new budget. It never sleeps; any thread may call it.
+
+    Parameters
+    ----------
+    logger : structlog logger
+    burst : int
+        Lines of one event that may be logged at once.
+    interval : float
+        Seconds after which one more line may be logged.
+    clock : callable
+        Monotonic seconds.
+    on_suppressed : callable, optional
+        Told how many errors were just kept out of the log (``metrics.count_suppressed``).
+    """
+
+    def __init__(
+        self,
+        logger: Any,
+        burst: int = 5,
+        interval: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+        on_suppressed: Callable[[int], None] | None = None,
+    ) -> None:
+        if burst < 1 or interval <= 0:
+            raise ValueError("burst must be at least 1 and interval positive")
+        self._logger = logger
+        self._burst = burst
+        self._interval = interval
+        self._clock = clock
+        self._on_suppressed = on_suppressed
+        self._buckets: dict[str, _Bucket] = {}
+        self._lock = threading.Lock()
+
+    def info(self, event: str, count: int = 1, **fields: Any) -> None:
+        """Log at INFO that ``event`` happened ``count`` times, if the limit allows."""
+        self._log("info", event, count, fields)
+
+    def warning(self, event: str, count: int = 1, **fields: Any) -> None:
+        """Log at WARN that ``event`` happened ``count`` times, if the limit allows."""
+        self._log("warning", event, count, fields)
+
+    def error(self, event: str, count: int = 1, **fields: Any) -> None:
+        """Log at ERROR that ``event`` happened ``count`` times, if the limit allows."""
+        self._log("error", event, count, fields)
+
+    def flush(self) -> None:
+        """Log what was suppressed of events that have not come again since, one line each.
+
+        The owner calls it now and then and at shutdown; it does not take from the budget.
+        """
+        with self._lock:
+            waiting = [(event, b, b.suppressed) for event, b in self._buckets.items() if b.suppressed]
+            for _, bucket, _ in waiting:
+                bucket.suppressed = 0
+        for event, bucket, suppressed in waiting:
+            getattr(self._logger, bucket.level)(event, suppressed=suppressed, **bucket.fields)
+
+    def _log(self, level: str, event: str, count: int, fields: dict[str, Any]) -> None:
+        if count <= 0:
+            return
+        with self._lock:
+            suppressed = self._take(level, event, count, fields)
+        if suppressed is None:
+            if self._on_suppressed is not None:
+                self._on_suppressed(count)
+            return
+        if suppressed:
+            fields["suppressed"] = suppressed
+        # Outside the lock: the stream may block.
+        getattr(self._logger, level)(event, count=count, **fields)
+
+    def _take(self, level: str, event: str, count: int, fields: dict[str, Any]) -> int | None:
+        """Return how many were suppressed before if a line may be logged, else None."""
+        now = self._clock()
+        if event not in self._buckets and len(self._buckets) >= _MAX_KEYS:
+            event = ""  # messages that are no literals after all share one budget
+        bucket = self._buckets.get(event)
+        if bucket is None:
+            bucket = self._buckets[event] = _Bucket(self._burst, now)
+        bucket.tokens = min(self._burst, bucket.tokens + max(0.0, now - bucket.updated) / self._interval)
+        bucket.updated = now
+        bucket.level = level
+        bucket.fields = fields
+        if bucket.tokens < 1:
+            bucket.suppressed += count
+            return None
+        bucket.tokens -= 1
+        suppressed = bucket.suppressed
+        bucket.suppressed = 0
+        return suppressed
+
+
+__all__ = ["SERVICE", "Format", "RateLimited", "configure", "timestamp"]
