@@ -1,0 +1,1 @@
+"""dnstap: decoding of the protobuf payloads that Frame Streams carries."""

@@ -1,0 +1,1 @@
+"""Frame Streams: handshake, control frames and framing, without any I/O."""

@@ -1,0 +1,1 @@
+"""Input: listeners, one reader per connection, capture files, and the blocks they fill."""

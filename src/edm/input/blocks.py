@@ -1,0 +1,238 @@
+"""Blocks, and the intake that hands them from readers to workers.
+
+A block is a buffer of whole length-prefixed frames together with their located offsets. All memory that
+input can take is the pool of blocks made at start: when every block is filled or being worked on, readers
+wait, the kernel's socket buffers fill, and the DNS server's own queue decides what to drop.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from edm.columns import SCRATCH_BYTES, U8Array, U32Array
+
+BLOCK_FRAMES = 16384
+"""Most frames that one block holds, whatever their size."""
+
+NO_ROOM = -2
+"""What a ``fill`` function returns when the block it was given has too little room left."""
+
+
+class Block:
+    """A buffer for frames.
+
+    Attributes
+    ----------
+    buf : uint8[capacity + SCRATCH_BYTES]
+        Received bytes, then room for question names that must be spelt out. The scratch pages are only
+        touched when such names occur.
+    view : memoryview
+        The first ``capacity`` bytes of ``buf``, to receive into.
+    off, length : uint32[BLOCK_FRAMES]
+        Payload offset and length (bytes) of each located frame.
+    frames : int
+        Number of located frames.
+    fill : int
+        Bytes of ``buf`` that are taken.
+    received, oversized : int
+        Bytes received and oversized frames skipped while it was filled.
+    """
+
+    __slots__ = (
+        "buf",
+        "capacity",
+        "fill",
+        "frames",
+        "length",
+        "off",
+        "opened",
+        "oversized",
+        "received",
+        "sequence",
+        "view",
+    )
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.buf: U8Array = np.empty(capacity + SCRATCH_BYTES, np.uint8)
+        self.view = self.buf.data[:capacity]
+        self.off: U32Array = np.empty(BLOCK_FRAMES, np.uint32)
+        self.length: U32Array = np.empty(BLOCK_FRAMES, np.uint32)
+        self.opened = 0.0
+        self.sequence = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Make the block empty."""
+        self.frames = 0
+        self.fill = 0
+        self.received = 0
+        self.oversized = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether a worker would have nothing to do or to count."""
+        return not (self.frames or self.oversized)
+
+
+class Intake:
+    """The bounded way from readers to workers.
+
+    Heavy senders fill a block of their own (:meth:`acquire`, :meth:`submit`). Light senders share one open
+    block (:meth:`share`), which closes when it is full or ``linger`` seconds after its first byte, so that
+    the cost per block is bounded by blocks per second and not by writes per second.
+
+    Parameters
+    ----------
+    blocks : int
+        Size of the pool.
+    block_size : int
+        Bytes of received data per block.
+    linger : float
+        Seconds that a shared block may stay open after its first byte.
+    """
+
+    def __init__(self, blocks: int, block_size: int, linger: float) -> None:
+        self.block_size = block_size
+        self.linger = linger
+        self._free = [Block(block_size) for _ in range(blocks)]
+        self._ready: deque[Block] = deque()
+        self._open: Block | None = None
+        self._outstanding: set[int] = set()
+        self._sequence = 0
+        self._closed = False
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # workers wait here
+        self._room = threading.Condition(self._lock)  # readers wait here
+        self._idle = threading.Condition(self._lock)  # drain() waits here
+        self.blocked_seconds = 0.0
+        self.longest_blocked = 0.0
+        self.blocks_total = 0
+        self.frames_total = 0
+        self.bytes_total = 0
+
+    @property
+    def depth(self) -> int:
+        """Blocks that are filled and wait for a worker."""
+        return len(self._ready)
+
+    def acquire(self) -> Block:
+        """Take an empty block out of the pool; waits for one (the backpressure) and counts the time."""
+        with self._lock:
+            return self._take_free()
+
+    def _take_free(self) -> Block:
+        if not self._free:
+            began = time.monotonic()
+            while not self._free:
+                self._room.wait()
+            waited = time.monotonic() - began
+            self.blocked_seconds += waited
+            self.longest_blocked = max(self.longest_blocked, waited)
+        block = self._free.pop()
+        block.clear()
+        return block
+
+    def submit(self, block: Block) -> None:
+        """Hand a filled block to the workers, behind what light senders have put into the shared one."""
+        with self._lock:
+            if block.empty:
+                self.bytes_total += block.received
+                self._give_back(block)
+                return
+            # A connection may have written to the shared block before it turned heavy: keep its order.
+            self._close_open()
+            self._enqueue(block)
+
+    def share(self, fill: Callable[[Block], int]) -> int:
+        """Let ``fill`` receive into the shared open block; return what it returns.
+
+        ``fill`` runs under the intake's lock, must not wait, and advances ``frames`` and ``fill`` of the
+        block it is given. If it returns :data:`NO_ROOM` it is called again with an empty block.
+        """
+        with self._lock:
+            while True:
+                result = fill(self._shared())
+                if result != NO_ROOM:
+                    break
+                self._close_open()
+            block = self._open
+            if block is not None:
+                if not block.empty and not block.opened:
+                    block.opened = time.monotonic()
+                    self._work.notify()
+                if block.fill * 2 > block.capacity or block.frames * 2 > BLOCK_FRAMES:
+                    self._close_open()
+            return result
+
+    def _shared(self) -> Block:
+        while (block := self._open) is None:
+            free = self._take_free()
+            if self._open is not None:  # another reader opened one while this one waited
+                self._give_back(free)
+            else:
+                self._open = free
+        return block
+
+    def _close_open(self) -> None:
+        block = self._open
+        if block is not None and not block.empty:
+            self._open = None
+            self._enqueue(block)
+
+    def _enqueue(self, block: Block) -> None:
+        block.opened = 0.0
+        self._sequence += 1
+        block.sequence = self._sequence
+        self._outstanding.add(self._sequence)
+        self.blocks_total += 1
+        self.frames_total += block.frames
+        self.bytes_total += block.received
+        self._ready.append(block)
+        self._work.notify()
+
+    def _give_back(self, block: Block) -> None:
+        block.opened = 0.0
+        self._free.append(block)
+        self._room.notify()
+
+    def get(self) -> Block | None:
+        """Wait for the next block; ``None`` once the intake is closed and empty."""
+        with self._lock:
+            while True:
+                if self._ready:
+                    return self._ready.popleft()
+                wait: float | None = None
+                if self._open is not None and not self._open.empty:
+                    wait = self._open.opened + self.linger - time.monotonic()
+                    if wait <= 0 or self._closed:
+                        self._close_open()
+                        continue
+                elif self._closed:
+                    return None
+                self._work.wait(wait)
+
+    def release(self, block: Block) -> None:
+        """Return a block whose frames have all been handled."""
+        with self._lock:
+            self._outstanding.discard(block.sequence)
+            self._give_back(block)
+            self._idle.notify_all()
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until every frame handed in so far has been handled; tell whether that was reached."""
+        with self._lock:
+            self._close_open()
+            target = self._sequence
+            return self._idle.wait_for(lambda: not any(s <= target for s in self._outstanding), timeout)
+
+    def close(self) -> None:
+        """Let workers finish what is there and then end. Readers must have stopped before."""
+        with self._lock:
+            self._closed = True
+            self._work.notify_all()

@@ -1,0 +1,291 @@
+"""The one listener of the daemon: a Unix, TCP or TLS socket that accepts dnstap senders."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import ssl
+import stat
+import threading
+from pathlib import Path
+from typing import Protocol
+
+from edm.errors import InputError, KeyFileError
+from edm.input.blocks import Intake
+from edm.input.connection import Connection, Limits
+
+UNIX_PATH_MAX = 107
+"""Longest path of a Unix socket, bytes (``sun_path`` of Linux less its final NUL)."""
+
+_RETRY = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ECONNABORTED,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.ENOBUFS,
+    errno.ENOMEM,
+}
+
+
+class Events(Protocol):
+    """What a listener tells: see :class:`edm.daemon.Daemon` for the one that logs and counts."""
+
+    def opened(self) -> None:
+        """A sender connected."""
+
+    def closed(self, reason: str | None, handshaken: bool) -> None:
+        """A connection ended; ``reason`` is ``None`` if it ended normally."""
+
+    def refused(self, reason: str) -> None:
+        """A connection was refused before its handshake, or accepting failed for now."""
+
+    def failed(self, reason: str) -> None:
+        """Accepting failed for good."""
+
+
+def split_host_port(address: str, key: str) -> tuple[str, int]:
+    """Split ``host:port`` (``[v6]:port``, ``:port``).
+
+    Raises
+    ------
+    InputError
+        The address is not of that form; the message names ``key``.
+    """
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise InputError(f"{key}: {address!r}: an IPv6 address needs brackets, as in [::1]:6000")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise InputError(f"{key}: {address!r} is not of the form host:port")
+    return host, int(port)
+
+
+def open_unix(path: str, mode: str = "", owner: str = "") -> socket.socket:
+    """Listen on the Unix socket ``path``; a stale socket file is removed first.
+
+    Raises
+    ------
+    InputError
+        The path is too long, is not a socket, belongs to a living process, or cannot be bound.
+    """
+    if len(os.fsencode(path)) > UNIX_PATH_MAX:
+        raise InputError(f"input-unix: {path}: longer than the {UNIX_PATH_MAX} bytes a socket path may have")
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise InputError(f"input-unix: {path}: exists and is not a socket")
+        _refuse_living(path)
+        Path(path).unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(f"input-unix: {path}: {error.strerror}") from error
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        if mode:
+            Path(path).chmod(int(mode, 8))
+        if owner:
+            _change_owner(path, owner)
+        sock.listen(128)
+    except OSError as error:
+        sock.close()
+        raise InputError(f"input-unix: {path}: {error.strerror}") from error
+    return sock
+
+
+def _refuse_living(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except OSError:
+            return
+    raise InputError(f"input-unix: {path}: in use by another process")
+
+
+def _change_owner(path: str, owner: str) -> None:
+    user, _, group = owner.partition(":")
+    try:
+        if user:
+            shutil.chown(path, user=user)
+        if group:
+            shutil.chown(path, group=group)
+    except LookupError as error:
+        raise InputError(f"input-unix-owner: {error}") from error
+
+
+def open_tcp(address: str, key: str) -> socket.socket:
+    """Listen on the TCP address ``host:port``.
+
+    Raises
+    ------
+    InputError
+        The address is malformed, cannot be resolved, or cannot be bound (in use, not of this host, ...).
+    """
+    host, port = split_host_port(address, key)
+    try:
+        if not host and socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][
+            0
+        ]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(f"{key}: {address}: {error.strerror or error}") from error
+
+
+def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLContext:
+    """Return the TLS 1.3 server context; with a client CA file, client certificates are required.
+
+    Raises
+    ------
+    KeyFileError
+        A file is missing, unreadable, not PEM, or certificate and key do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    for key, path in (("input-tls-cert-file", cert_file), ("input-tls-key-file", key_file)):
+        _must_read(key, path)
+    try:
+        context.load_cert_chain(cert_file, key_file, password=_no_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise KeyFileError(
+                f"input-tls-key-file: {key_file}: does not belong to the certificate in {cert_file}"
+            ) from error
+        raise KeyFileError(
+            f"input-tls-cert-file {cert_file} / input-tls-key-file {key_file}: not usable PEM ({error.reason or error})"
+        ) from error
+    if client_ca_file:
+        _must_read("input-tls-client-ca-file", client_ca_file)
+        try:
+            context.load_verify_locations(client_ca_file)
+        except ssl.SSLError as error:
+            raise KeyFileError(f"input-tls-client-ca-file: {client_ca_file}: not usable PEM") from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _no_password() -> str:
+    raise ssl.SSLError("the key is encrypted")
+
+
+def _must_read(key: str, path: str) -> None:
+    try:
+        Path(path).read_bytes()
+    except OSError as error:
+        raise KeyFileError(f"{key}: {path}: {error.strerror}") from error
+
+
+class Listener:
+    """Accepts senders and keeps their connections.
+
+    Parameters
+    ----------
+    sock : socket
+        A listening socket.
+    limits : Limits
+    most : int
+        Connections at once; further ones are closed at once and counted.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        intake: Intake,
+        limits: Limits,
+        events: Events,
+        *,
+        most: int,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._sock = sock
+        self._intake = intake
+        self._limits = limits
+        self._events = events
+        self._most = most
+        self._tls = tls
+        self._connections: set[Connection] = set()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._unix_path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+        self.thread = threading.Thread(target=self._run, name="edm-listener", daemon=True)
+
+    @property
+    def address(self) -> str:
+        """The address listened on, with the port that was really bound."""
+        if self._unix_path:
+            return str(self._unix_path)
+        host, port = self._sock.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return len(self._connections)
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self.thread.start()
+
+    def _run(self) -> None:
+        delay = 0.005
+        while not self._closing.is_set():
+            try:
+                sock, _peer = self._sock.accept()
+            except OSError as error:
+                if self._closing.is_set():
+                    return
+                reason = error.strerror or type(error).__name__
+                if error.errno not in _RETRY and not isinstance(error, TimeoutError):
+                    self._events.failed(reason)
+                    return
+                self._events.refused(reason)
+                self._closing.wait(delay)
+                delay = min(1.0, 2 * delay)
+                continue
+            delay = 0.005
+            self._accepted(sock)
+
+    def _accepted(self, sock: socket.socket) -> None:
+        connection = Connection(sock, self._intake, self._limits, self._ended, self._tls)
+        with self._lock:
+            refused = len(self._connections) >= self._most or self._closing.is_set()
+            if not refused:
+                self._connections.add(connection)
+        if refused:
+            sock.close()
+            self._events.refused(f"more than {self._most} connections (input-max-connections)")
+            return
+        self._events.opened()
+        try:
+            connection.start()
+        except RuntimeError as error:  # no further thread can be had
+            self._ended(connection, str(error))
+            sock.close()
+
+    def _ended(self, connection: Connection, reason: str | None) -> None:
+        with self._lock:
+            self._connections.discard(connection)
+        self._events.closed(reason, connection.handshaken)
+
+    def close(self, timeout: float) -> None:
+        """Stop accepting, let each connection read what has already arrived, and wait for its end."""
+        self._closing.set()
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        self._sock.close()
+        if self._unix_path:
+            with contextlib.suppress(OSError):
+                Path(self._unix_path).unlink()
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            connection.close()
+        for connection in connections:
+            connection.thread.join(timeout)

@@ -1,0 +1,190 @@
+"""The data phase of one Frame Streams byte stream: from ``recv_into`` to blocks of located frames.
+
+The reader never looks at a frame's contents. All it keeps between two receives is the incomplete frame at
+the end (``rest``), so that an idle connection holds no block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from edm.errors import ProtocolError
+from edm.framestream import protocol
+from edm.framestream.locate import CONTROL, FULL, OVERSIZED, locate_frames
+from edm.input.blocks import NO_ROOM, Block, Intake
+
+Receive: TypeAlias = Callable[[memoryview], int]
+"""Receives into a memoryview without waiting: bytes received, 0 at the end of the stream, -1 for none now."""
+
+SHARED_RECEIVE = 65536
+"""Most bytes received at once into the shared block: the intake's lock is held meanwhile."""
+
+_MIN_ROOM = 4096
+
+_CONTROL_FRAMES = 1024  # ignored control frames after which a sender is taken for hostile
+
+
+def _receive_nothing(_view: memoryview) -> int:
+    return -1
+
+
+class FrameReader:
+    """Cuts one stream into frames and puts them into blocks.
+
+    Parameters
+    ----------
+    intake : Intake
+    max_frame : int
+        Largest frame accepted, bytes; a larger one is skipped and counted, the stream goes on.
+    until_stop : bool
+        Whether STOP ends the stream; in concatenated capture files more may follow it.
+
+    Attributes
+    ----------
+    stopped : bool
+        Set once the STOP control frame has come; what follows it is ignored.
+    frames : int
+        Data frames located so far.
+    """
+
+    def __init__(self, intake: Intake, max_frame: int, *, until_stop: bool = True) -> None:
+        if intake.block_size < 2 * (max_frame + 4) + _MIN_ROOM:
+            raise ValueError("a block must have room for two frames of the largest size")
+        self._intake = intake
+        self._max_frame = max_frame
+        self._until_stop = until_stop
+        self._rest = b""
+        self._skip = 0  # bytes of an oversized frame still to be thrown away
+        self._more = False  # the rest may hold whole frames: the block's offsets were full
+        self._controls = 0
+        self.stopped = False
+        self.frames = 0
+
+    @property
+    def inside_frame(self) -> bool:
+        """Whether the stream, if it ended now, would end inside a frame."""
+        return bool(self._rest) or self._skip > 0
+
+    @property
+    def unconsumed(self) -> int:
+        """Bytes at the end that make no whole frame; with an oversized frame, at least 1."""
+        return len(self._rest) or int(self._skip > 0)
+
+    def prime(self, data: bytes) -> None:
+        """Take in bytes of the data phase that came in one segment with the handshake.
+
+        Raises
+        ------
+        ProtocolError
+            A control frame among them is malformed.
+        """
+        self._rest = data
+        self._more = bool(data)
+        self._flush_more()
+
+    def pump_shared(self, receive: Receive) -> int:
+        """Receive once into the shared block; return what ``receive`` returned.
+
+        Raises
+        ------
+        ProtocolError
+            The stream holds a malformed control frame.
+        """
+        got = self._intake.share(lambda block: self._fill(block, receive, SHARED_RECEIVE))
+        self._flush_more()
+        return got
+
+    def pump_block(self, receive: Receive, wait: Callable[[], bool] | None = None) -> int:
+        """Fill a block of one's own and submit it; return the bytes received, or what ``receive`` returned.
+
+        The block is closed when it is full, when the stream ends, or when nothing is there now and ``wait``
+        (if given) does not answer that more has come.
+
+        Raises
+        ------
+        ProtocolError
+            The stream holds a malformed control frame.
+        """
+        total = 0
+        block = self._intake.acquire()
+        try:
+            while not (self.stopped or self._more):
+                got = self._fill(block, receive, block.capacity)
+                if got > 0:
+                    total += got
+                elif got == NO_ROOM or got == 0 or wait is None or not wait():
+                    break
+        finally:
+            self._intake.submit(block)
+        self._flush_more()
+        return total or got
+
+    def _flush_more(self) -> None:
+        while self._more and not self.stopped:
+            self._intake.share(lambda block: self._fill(block, _receive_nothing, 0))
+
+    def _fill(self, block: Block, receive: Receive, most: int) -> int:
+        start = block.fill + len(self._rest)
+        if block.capacity - start < _MIN_ROOM:
+            return NO_ROOM
+        got = receive(block.view[start : start + most])
+        if got > 0 or self._more:
+            block.received += max(got, 0)
+            self._absorb(block, start + max(got, 0))
+        return got
+
+    def _absorb(self, block: Block, stop: int) -> None:
+        """Locate the frames in ``rest`` and the new bytes that stand behind it, up to ``stop``."""
+        position = block.fill
+        block.view[position : position + len(self._rest)] = self._rest
+        self._more = False
+        try:
+            while not self.stopped:
+                if self._skip:
+                    gone = min(self._skip, stop - position)
+                    self._skip -= gone
+                    position += gone
+                count, position, status = locate_frames(
+                    block.buf,
+                    position,
+                    stop,
+                    self._max_frame,
+                    block.off[block.frames :],
+                    block.length[block.frames :],
+                )
+                block.frames += count
+                self.frames += count
+                if status == OVERSIZED:
+                    self._skip = 4 + int.from_bytes(block.view[position : position + 4], "big")
+                    block.oversized += 1
+                elif status == CONTROL:
+                    end = self._control(block, position, stop)
+                    if end < 0:
+                        break
+                    position = end
+                else:
+                    self._more = status == FULL
+                    break
+        finally:
+            # Only located frames stay in the block, also when the stream turned out to be malformed; control
+            # frames and skipped bytes leave no trace in it, so that no sender can use up blocks with them.
+            last = block.frames - 1
+            block.fill = int(block.off[last]) + int(block.length[last]) if last >= 0 else 0
+            self._rest = b"" if self.stopped else bytes(block.view[position:stop])
+
+    def _control(self, block: Block, position: int, stop: int) -> int:
+        """Handle the control frame at ``position``; return its end, or -1 if it is not whole yet."""
+        if stop - position < 8:
+            return -1
+        size = int.from_bytes(block.view[position + 4 : position + 8], "big")
+        protocol.check_control_length(size)
+        end = position + 8 + size
+        if end > stop:
+            return -1
+        control = protocol.parse_control(bytes(block.view[position + 8 : end]))
+        self.stopped = control.type == protocol.STOP and self._until_stop
+        self._controls += 1
+        if self._controls > _CONTROL_FRAMES and self._until_stop:
+            raise ProtocolError(f"more than {_CONTROL_FRAMES} control frames in the data phase")
+        return end
