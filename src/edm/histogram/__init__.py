@@ -1,0 +1,1 @@
+"""What is counted for each well-known name in an interval, and how it becomes rows."""

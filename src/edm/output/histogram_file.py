@@ -1,0 +1,155 @@
+"""Histogram files: Parquet as the Go daemon lays it out, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from edm.errors import OutputError
+from edm.histogram.schema import LABEL_COLUMNS, SCHEMA, SKETCH_COLUMNS
+
+ROOT_NAME = b"histogramData"
+"""Name of the root of the Parquet schema in the Go daemon's files."""
+
+_MAGIC = b"PAR1"
+_TAIL = 8  # little-endian footer length and magic
+# A string in Thrift's compact protocol is its length and its bytes; Arrow calls the root "schema".
+_ARROW_ROOT = b"\x06schema"
+
+_ENCODING = {
+    name: "DELTA_LENGTH_BYTE_ARRAY" if name in (*LABEL_COLUMNS, *SKETCH_COLUMNS) else "PLAIN"
+    for name in SCHEMA.names
+}
+
+
+def write_histogram(
+    rows: pa.Table | Iterable[pa.RecordBatch], path: str | os.PathLike[str], metadata: Mapping[str, str]
+) -> int:
+    """Write rows to a new Parquet file and return how many there were.
+
+    The file is written as ``path`` + ``.tmp``, synchronised to disk, and only then gets its name; a file that
+    already has this name is never touched. Each record batch becomes a row group.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table or iterable of pyarrow.RecordBatch
+        Columns of :data:`edm.histogram.schema.SCHEMA`.
+    path : path-like
+        In an existing directory.
+    metadata : mapping of str to str
+        Key-value metadata of the footer; read after the last batch was taken.
+
+    Raises
+    ------
+    FileExistsError
+        If ``path`` exists; no file is left behind, and another name may be tried.
+    OutputError
+        If the file cannot be written; no file is left behind.
+    """
+    final = Path(path)
+    if os.path.lexists(final):
+        raise FileExistsError(errno.EEXIST, "File exists", str(final))
+    temporary = final.with_name(final.name + ".tmp")
+    batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
+    try:
+        _create(temporary)
+        try:
+            written = _write(temporary, batches, metadata)
+            _finish(temporary)
+            _publish(temporary, final)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    except FileExistsError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot write histogram file {final}: {reason}") from error
+    except pa.ArrowException as error:
+        raise OutputError(f"cannot write histogram file {final}: {error}") from error
+    return written
+
+
+def _create(temporary: Path) -> None:
+    # A file of this name left by a crash may be a second link to a finished file: never truncate it.
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+
+
+def _write(temporary: Path, batches: Iterable[pa.RecordBatch], metadata: Mapping[str, str]) -> int:
+    written = 0
+    with (
+        pa.OSFile(str(temporary), "wb") as sink,
+        pq.ParquetWriter(
+            sink,
+            SCHEMA,
+            version="2.6",
+            compression="snappy",
+            use_dictionary=False,
+            column_encoding=_ENCODING,
+            data_page_version="2.0",
+            write_statistics=True,
+            write_page_index=True,
+            store_schema=False,
+        ) as writer,
+    ):
+        for batch in batches:
+            writer.write_table(pa.Table.from_batches([batch], SCHEMA), row_group_size=max(1, batch.num_rows))
+            written += batch.num_rows
+        writer.add_key_value_metadata(dict(metadata))
+    return written
+
+
+def _finish(temporary: Path) -> None:
+    """Give the root of the schema its name, and bring the file to disk."""
+    with temporary.open("r+b") as file:
+        end = file.seek(-_TAIL, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+        start = end - length
+        file.seek(start)
+        footer = file.read(length)
+        # The root is the first element of the schema, which begins the footer. Nothing in a footer points
+        # into the footer, so its length is free.
+        at = footer.find(_ARROW_ROOT, 0, 32)
+        if at >= 0:
+            root = bytes([len(ROOT_NAME)]) + ROOT_NAME
+            footer = footer[:at] + root + footer[at + len(_ARROW_ROOT) :]
+            file.seek(start)
+            file.write(footer + len(footer).to_bytes(4, "little") + _MAGIC)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        # File systems without hard links. This process alone writes to the directory, so the gap between the
+        # check and the renaming is not open to anybody.
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, "File exists", str(final)) from error
+        temporary.rename(final)
+    # From here on the file is there and whole. An error now must not make the caller write the rows again.
+    with suppress(OSError):
+        temporary.unlink()
+    with suppress(OSError):
+        directory = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+__all__ = ["ROOT_NAME", "write_histogram"]

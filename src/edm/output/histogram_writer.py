@@ -1,0 +1,165 @@
+"""The thread that merges and writes the histograms of retired intervals."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from edm.domains.table import DomainTable
+from edm.errors import OutputError
+from edm.histogram.accumulators import Accumulators
+from edm.observe.logs import RateLimited
+from edm.observe.metrics import Metrics
+from edm.output.histogram_file import write_histogram
+from edm.output.paths import HISTOGRAM_PREFIX, make_folder, publish
+
+RETRY = 5.0
+
+
+@dataclass
+class Retired:
+    """What a retired interval leaves to be written: its accumulators, one per worker, and their table."""
+
+    start_us: int
+    stop_us: int
+    parts: list[Accumulators]
+    table: DomainTable
+    metadata: dict[str, str]
+    merged: Accumulators | None = None
+
+    def merge(self) -> Accumulators:
+        """Merge the workers' parts, once."""
+        if self.merged is None:
+            self.merged = Accumulators.merge(self.parts)
+            self.parts = []
+        return self.merged
+
+
+class HistogramWriter:
+    """Writes one histogram file per interval that counted anything, oldest first.
+
+    An interval that cannot be written is kept, up to ``limit`` bytes of accumulators over all of them, and
+    tried again; beyond that the oldest is dropped and its rows are counted as lost.
+
+    Parameters
+    ----------
+    folder : Path
+        The outbox.
+    """
+
+    def __init__(
+        self, folder: Path, metrics: Metrics, limit: int, on_written: Callable[[Path], None] | None = None
+    ) -> None:
+        self._folder = folder
+        self._metrics = metrics
+        self._limit = limit
+        self.on_written = on_written
+        self._pending: deque[Retired] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._busy = False
+        self._failing = False
+        self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
+        self._lost = metrics.counter(
+            "edm_histogram_rows_lost_total", "Histogram rows lost because they could not be written in time"
+        )
+        self._thread = threading.Thread(target=self._run, name="edm-histogram-writer", daemon=True)
+        self.rows_written = 0
+
+    @property
+    def pending(self) -> int:
+        """Intervals retired but not yet written."""
+        return len(self._pending)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def put(self, retired: Retired) -> None:
+        """Hand over a retired interval; never waits."""
+        with self._wake:
+            self._pending.append(retired)
+            self._wake.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything handed over is written, or writing has failed; tell whether it is written."""
+        with self._wake:
+            self._wake.wait_for(lambda: (not self._pending and not self._busy) or self._failing, timeout)
+            return not self._pending and not self._busy
+
+    def close(self, timeout: float) -> None:
+        """Make a last try at what is pending and end the thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if not self._pending and not self._closing:
+                    self._wake.wait()
+                elif self._failing and not self._closing:
+                    self._wake.wait(RETRY)
+                if not self._pending:
+                    if self._closing:
+                        return
+                    continue
+                retired = self._pending[0]
+                self._busy = True
+            written = self._write(retired)
+            with self._wake:
+                self._busy = False
+                self._failing = not written
+                if written:
+                    self._pending.popleft()
+                self._wake.notify_all()
+                if not written and self._closing:
+                    return
+            if not written:
+                self._bound()
+
+    def _write(self, retired: Retired) -> bool:
+        merged = retired.merge()
+        if not merged.rows:
+            return True
+        metadata = retired.metadata
+        try:
+            make_folder(self._folder)
+            path = publish(
+                lambda final: write_histogram(
+                    merged.to_batches(retired.table.texts, retired.start_us), final, metadata
+                ),
+                self._folder,
+                HISTOGRAM_PREFIX,
+                retired.start_us,
+                retired.stop_us,
+            )
+        except OutputError as error:
+            self._metrics.file_written("histogram", False)
+            self._limited.error("histogram cannot be written, it is kept and tried again", reason=str(error))
+            return False
+        self.rows_written += merged.rows
+        self._metrics.add(histogram_rows=merged.rows)
+        self._metrics.file_written("histogram", True)
+        if self.on_written is not None:
+            self.on_written(path)
+        return True
+
+    def _bound(self) -> None:
+        with self._wake:
+            waiting = list(self._pending)
+        held = sum(retired.merge().state_bytes for retired in waiting)
+        while held > self._limit and len(waiting) > 1:
+            oldest = waiting.pop(0)
+            with self._wake:
+                self._pending.popleft()
+            rows = oldest.merge().rows
+            held -= oldest.merge().state_bytes
+            self._lost.inc(rows)
+            self._limited.error("histogram lost: too much is waiting to be written", count=rows)

@@ -1,0 +1,87 @@
+"""Where output files lie below the data directory, and how they are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from edm.errors import OutputError
+
+SESSION_PREFIX = "dns_session_block-"
+HISTOGRAM_PREFIX = "dns_histogram-"
+SUFFIX = ".parquet"
+TMP_SUFFIX = ".tmp"
+
+_SECOND_US = 1_000_000
+
+
+def file_time(us: int) -> str:
+    """Return ``us`` (microseconds since 1970, UTC) as file names have it: ``2023-11-29T13-50-00Z``."""
+    return datetime.fromtimestamp(us // _SECOND_US, UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+
+
+class DataDirectory:
+    """The folders below the data directory.
+
+    Raises
+    ------
+    OutputError
+        The directory or one of its folders cannot be made or written; names it and the reason.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.sessions = root / "parquet" / "sessions"
+        self.outbox = root / "parquet" / "histograms" / "outbox"
+        self.sent = root / "parquet" / "histograms" / "sent"
+        for folder in (root, self.sessions, self.outbox):
+            make_folder(folder)
+        probe = root / f".write-test{TMP_SUFFIX}"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(f"data-dir: {root}: not writable ({error.strerror})") from error
+
+    def clean(self) -> None:
+        """Remove what a killed process left half-written; whole files are never touched."""
+        for folder in (self.sessions, self.outbox):
+            for path in folder.glob(f"*{SUFFIX}{TMP_SUFFIX}"):
+                path.unlink(missing_ok=True)
+                structlog.get_logger().warning(
+                    "removed an unfinished file of an earlier run", filename=str(path)
+                )
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` with mode 0750 if it is not there.
+
+    Raises
+    ------
+    OutputError
+        It cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"data-dir: {folder}: {error.strerror}") from error
+
+
+def publish(write: Callable[[Path], object], folder: Path, prefix: str, start_us: int, stop_us: int) -> Path:
+    """Let ``write`` make the file ``<prefix><start>_<stop>.parquet``; never over an existing file.
+
+    Two rotations within the same second would give the same name; the later file's stop time is then moved
+    on by seconds until the name is free, which keeps the name in the form that other programs parse.
+    ``write`` gets the final path and raises FileExistsError if it is taken.
+    """
+    while True:
+        path = folder / f"{prefix}{file_time(start_us)}_{file_time(stop_us)}{SUFFIX}"
+        try:
+            write(path)
+        except FileExistsError:
+            stop_us += _SECOND_US
+        else:
+            return path

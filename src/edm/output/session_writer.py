@@ -1,0 +1,201 @@
+"""The thread that writes session files beside the workers."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import structlog
+
+from edm.errors import OutputError
+from edm.observe.logs import RateLimited
+from edm.observe.metrics import Metrics
+from edm.output.paths import SESSION_PREFIX, SUFFIX, TMP_SUFFIX, file_time, make_folder, publish
+from edm.output.session_file import SessionFile
+
+QUEUE_BATCHES = 4
+"""Record batches that may wait for the writer; then the workers wait, for ``PATIENCE`` seconds at most."""
+
+PATIENCE = 5.0
+RETRY = 5.0
+
+
+@dataclass
+class _Open:
+    """The file of one interval, and what could not be written to it so far."""
+
+    start_us: int
+    tmp: Path
+    file: SessionFile | None = None
+    held: list[pa.RecordBatch] = field(default_factory=list)
+    lost: int = 0
+    stop_us: int = 0
+    metadata: dict[str, str] | None = None
+
+
+class SessionWriter:
+    """Takes record batches of session rows and writes one file per interval, in row groups as they come.
+
+    What cannot be written is held in memory, up to ``limit`` bytes, and tried again; beyond that the oldest
+    rows held are shed and counted.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files go.
+    limit : int
+        Bytes of rows held while writing fails.
+    on_written : callable
+        Called with the path of each finished file.
+    """
+
+    def __init__(
+        self, folder: Path, metrics: Metrics, limit: int, on_written: Callable[[Path], None] | None = None
+    ) -> None:
+        self._folder = folder
+        self._metrics = metrics
+        self._limit = limit
+        self.on_written = on_written
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_BATCHES)
+        self._intervals: dict[int, _Open] = {}
+        self._retry_at = 0.0
+        self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
+        self._thread = threading.Thread(target=self._run, name="edm-session-writer", daemon=True)
+        self.rows_written = 0
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def put(self, serial: int, start_us: int, batch: pa.RecordBatch) -> None:
+        """Hand over rows of interval ``serial``; waits while the writer is behind, sheds when it is stuck."""
+        try:
+            self._queue.put(partial(self._rows, serial, start_us, batch), timeout=PATIENCE)
+        except queue.Full:
+            self._shed(batch.num_rows, "the writer does not get on")
+
+    def retire(self, serial: int, start_us: int, stop_us: int, metadata: dict[str, str]) -> None:
+        """Finish the file of interval ``serial`` after all rows handed over before."""
+        self._queue.put(partial(self._retired, serial, start_us, stop_us, metadata))
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until what was handed over before has been dealt with."""
+        done = threading.Event()
+        try:
+            self._queue.put(done.set, timeout=timeout)
+        except queue.Full:
+            return False
+        return done.wait(timeout)
+
+    def close(self, timeout: float) -> None:
+        """Write what is there, make a last try at what is held, and end the thread."""
+        self._queue.put(None)
+        self._thread.join(timeout)
+
+    @property
+    def pending(self) -> int:
+        """Intervals retired but not yet written."""
+        return sum(1 for interval in list(self._intervals.values()) if interval.metadata is not None)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                task = self._queue.get(timeout=RETRY)
+            except queue.Empty:
+                self._flush_all()
+                continue
+            if task is None:
+                break
+            task()
+        self._retry_at = 0.0
+        self._flush_all()
+        for interval in self._intervals.values():
+            lost = sum(batch.num_rows for batch in interval.held)
+            if interval.file is not None:
+                lost += interval.file.rows
+                interval.file.abort()
+            self._shed(lost, "stopping while writing fails")
+
+    def _open(self, serial: int, start_us: int) -> _Open:
+        if serial not in self._intervals:
+            name = f"{SESSION_PREFIX}{file_time(start_us)}-{serial}{SUFFIX}{TMP_SUFFIX}"
+            self._intervals[serial] = _Open(start_us, self._folder / name)
+        return self._intervals[serial]
+
+    def _rows(self, serial: int, start_us: int, batch: pa.RecordBatch) -> None:
+        interval = self._open(serial, start_us)
+        interval.held.append(batch)
+        self._flush_all()
+        self._bound()
+
+    def _retired(self, serial: int, start_us: int, stop_us: int, metadata: dict[str, str]) -> None:
+        if serial not in self._intervals:  # nothing collected: no file
+            return
+        interval = self._open(serial, start_us)
+        interval.stop_us = stop_us
+        interval.metadata = metadata
+        self._flush_all()
+
+    def _flush_all(self) -> None:
+        if time.monotonic() < self._retry_at:
+            return
+        for serial, interval in list(self._intervals.items()):
+            try:
+                self._flush(interval)
+            except OutputError as error:
+                self._failed(error)
+                return
+            if interval.metadata is not None:
+                del self._intervals[serial]
+
+    def _flush(self, interval: _Open) -> None:
+        if interval.file is None and interval.held:
+            make_folder(self._folder)
+            interval.file = SessionFile(interval.tmp)
+        while interval.held and interval.file is not None:
+            interval.file.write(interval.held[0])
+            del interval.held[0]
+        if interval.metadata is None or interval.file is None:
+            return
+        file = interval.file
+        metadata = interval.metadata | {"edm.session_rows_shed": str(interval.lost)}
+        path = publish(
+            lambda final: file.close(final, metadata),
+            self._folder,
+            SESSION_PREFIX,
+            interval.start_us,
+            interval.stop_us,
+        )
+        interval.file = None
+        self.rows_written += file.rows
+        self._metrics.add(session_rows_written=file.rows)
+        self._metrics.file_written("session", True)
+        if self.on_written is not None:
+            self.on_written(path)
+
+    def _failed(self, error: OutputError) -> None:
+        self._metrics.file_written("session", False)
+        self._retry_at = time.monotonic() + RETRY
+        self._limited.error("session rows cannot be written, they are held in memory", reason=str(error))
+
+    def _bound(self) -> None:
+        intervals = list(self._intervals.values())
+        held = sum(batch.nbytes for interval in intervals for batch in interval.held)
+        held += sum(interval.file.waiting_bytes for interval in intervals if interval.file is not None)
+        for interval in intervals:
+            while held > self._limit and interval.held:
+                batch = interval.held.pop(0)
+                held -= batch.nbytes
+                interval.lost += batch.num_rows
+                self._shed(batch.num_rows, "too many rows held in memory while writing fails")
+
+    def _shed(self, rows: int, reason: str) -> None:
+        if rows:
+            self._metrics.add(session_rows_shed=rows)
+            self._limited.error("session rows shed", count=rows, reason=reason)
