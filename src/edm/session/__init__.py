@@ -1,0 +1,1 @@
+"""Session rows: pseudonymised addresses, labels and the columns of a session file."""
