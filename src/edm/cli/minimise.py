@@ -1,0 +1,66 @@
+"""``edm minimise``: the pipeline over capture files."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+from edm.cli.arguments import Arguments, Option, Spec
+from edm.config import load
+from edm.observe import logs
+
+SPEC = Spec(
+    positional="FILE...",
+    options=(
+        Option("summary", "How to print the summary.", default="text", choices=("text", "json")),
+        Option("quiet", "No progress bar and no summary.", kind="bool", default=False),
+    ),
+    about="Minimise dnstap captures (Frame Streams files, plain, gzip or Zstandard; - is standard input) "
+    "with the pipeline of the daemon. Histograms and sessions go below --data-dir as the daemon writes them, new "
+    "names to new_qname.jsonl there.",
+)
+
+
+def run(args: Arguments) -> int:
+    """Minimise the files; returns 0 if all were whole, 1 if one was damaged or cut off."""
+    config = load(args.config_file, args.flags, os.environ, purpose="minimise")
+    logs.configure(cast(logs.Format, config.log_format), config.debug)
+    from edm.minimiser import minimise
+    from edm.warmup import warm_up
+
+    warm_up()
+    quiet = bool(args.options["quiet"])
+    with _progress(not quiet and sys.stderr.isatty()) as progress:
+        summary = minimise(config, args.positional, progress)
+    if not quiet:
+        if args.options["summary"] == "json":
+            print(json.dumps(summary.as_dict(), indent=2))
+        else:
+            print(summary.as_text())
+    for problem in summary.problems:
+        print(f"{args.program}: {problem}", file=sys.stderr)
+    return 1 if summary.problems else 0
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    if not shown:
+        yield lambda _name, _done, _size: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, int] = {}
+
+        def show(name: str, done: int, size: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=size)
+            bar.update(tasks[name], completed=done)  # type: ignore[arg-type]
+
+        yield show

@@ -1,0 +1,33 @@
+"""``edm run``: the daemon."""
+
+from __future__ import annotations
+
+import os
+from typing import cast
+
+from edm.cli.arguments import Arguments, Spec
+from edm.config import Config, load
+from edm.observe import logs
+
+SPEC = Spec(
+    about="Receive dnstap on the configured socket and minimise it until SIGTERM or SIGINT. SIGHUP reloads "
+    "the configuration, keys and lists without losing a frame."
+)
+
+
+def run(args: Arguments) -> int:
+    """Run the daemon; returns 0 after a clean stop, 1 after an error."""
+
+    def read_config() -> Config:
+        # Flags and environment are those of the start, as for every reload.
+        return load(args.config_file, args.flags, environ)
+
+    environ = dict(os.environ)
+    config = read_config()
+    logs.configure(cast(logs.Format, config.log_format), config.debug)
+    # Not before: loading the kernels' compiler takes longer than finding that the configuration is wrong.
+    from edm.daemon import run_daemon
+    from edm.warmup import warm_up
+
+    warm_up()
+    return run_daemon(config, read_config)

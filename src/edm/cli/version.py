@@ -1,0 +1,24 @@
+"""``edm version``: the version of the program and of what it stands on."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+from edm import __version__
+from edm.cli.arguments import Arguments, Spec
+
+SPEC = Spec(config=False)
+_LIBRARIES = ("numba", "numpy", "pyarrow", "cryptography")
+
+
+def run(args: Arguments) -> int:
+    """Print the versions, one a line."""
+    print(f"{args.program} {__version__}")
+    print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in _LIBRARIES:
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name} is not installed")
+    return 0

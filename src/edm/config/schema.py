@@ -1,0 +1,288 @@
+"""The one declaration of every configuration key.
+
+:class:`Settings` declares each key once, as a typed attribute. From it come the TOML schema, the command line
+flags, the names in the environment, the defaults, the help texts, the reloadable marks, the checks on single
+values, and the table in ``docs/configuration.md``. Rules that concern several keys are in
+:mod:`edm.config.validate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from edm.config.key import Key, Kind, Value
+from edm.config.values import parse_address, parse_mode, parse_owner
+
+SALT_MIN = 8
+"""Shortest salt in bytes that Argon2 allows (RFC 9106, 3.1)."""
+SEEN_STORE_DEFAULT = 1 << 28
+"""Bound on the stored names when ``qname-seen-store-entries`` is 0."""
+
+
+def _key(default: Value, text: str, *, kind: Kind | None = None, **more: Any) -> Any:
+    if kind is None:
+        kind = "bool" if isinstance(default, bool) else "int" if isinstance(default, int) else "string"
+    return dataclasses.field(default=default, metadata={"help": text, "kind": kind, **more})
+
+
+_privacy = partial(_key, group="Pseudonyms")
+_lists = partial(_key, group="Lists")
+_input = partial(_key, group="Input")
+_work = partial(_key, group="Work and memory")
+_output = partial(_key, group="Data directory and files")
+_mqtt = partial(_key, group="New names to Core (MQTT)")
+_http = partial(_key, group="Histograms to Core (HTTPS)")
+_observe = partial(_key, group="Observation")
+
+_KIB = 1 << 10
+_MIB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Settings:
+    """The value of every key. Attributes are named like the keys, with ``_`` for ``-``."""
+
+    cryptopan_key: str = _privacy(
+        "",
+        "Secret from which the key of the address pseudonyms (Crypto-PAn) is derived. Better in the file or "
+        "the environment than on the command line, which every user of the machine can read.",
+        secret=True,
+        reload="reload",
+    )
+    cryptopan_key_salt: str = _privacy(
+        "edm-kdf-salt-val",
+        f"Salt for deriving that key, at least {SALT_MIN} bytes.",
+        secret=True,
+        reload="reload",
+    )
+    cryptopan_address_entries: int = _privacy(
+        10_000_000, "Addresses whose pseudonym each worker remembers; 0 remembers none.", minimum=0
+    )
+
+    well_known_domains_file: str = _lists(
+        "well-known-domains.dawg",
+        "DAWG file of the well-known domains, whose queries are only counted in histograms.",
+        reload="rotation",
+    )
+    ignored_client_ips_file: str = _lists(
+        "",
+        "File of address prefixes, one a line, of clients whose queries are ignored; empty for none.",
+        reload="reload",
+    )
+    ignored_question_names_file: str = _lists(
+        "", "DAWG file of the question names that are ignored; empty for none.", reload="reload"
+    )
+
+    input_unix: str = _input("", "Path of the Unix socket on which dnstap is received.")
+    input_tcp: str = _input("", "HOST:PORT on which dnstap is received over TCP.", check=parse_address)
+    input_tls: str = _input("", "HOST:PORT on which dnstap is received over TLS 1.3.", check=parse_address)
+    input_tls_cert_file: str = _input("", "Certificate (PEM) of the TLS input.")
+    input_tls_key_file: str = _input("", "Private key (PEM) of the TLS input.")
+    input_tls_client_ca_file: str = _input(
+        "", "Authorities (PEM) that must have signed the senders' certificates; empty demands none."
+    )
+    input_unix_mode: str = _input(
+        "",
+        'File mode of the Unix socket in octal digits, such as "0660"; empty leaves it to the umask.',
+        check=parse_mode,
+    )
+    input_unix_owner: str = _input(
+        "",
+        "Owner of the Unix socket as USER:GROUP, USER or :GROUP; empty leaves it unchanged.",
+        check=parse_owner,
+    )
+    input_max_connections: int = _input(
+        1024,
+        "Connections served at the same time; further ones are closed at once.",
+        minimum=1,
+        maximum=65536,
+    )
+    input_handshake_timeout: int = _input(
+        5,
+        "Patience with each read and write of a connection's handshake.",
+        unit="seconds",
+        minimum=1,
+        maximum=3600,
+    )
+    input_linger: int = _input(
+        20,
+        "How long the frames of a light sender are collected before they are worked on.",
+        unit="milliseconds",
+        minimum=0,
+        maximum=10_000,
+    )
+    max_frame_size: int = _input(
+        262_144,
+        "Largest dnstap frame accepted; larger ones are skipped and counted.",
+        unit="bytes",
+        minimum=_KIB,
+        maximum=16 * _MIB,
+    )
+
+    minimiser_workers: int = _work(1, "Workers that minimise; 0 is one for each CPU.", minimum=0)
+    block_size: int = _work(
+        _MIB,
+        "Size of the buffers that connections are read into.",
+        unit="bytes",
+        minimum=64 * _KIB,
+        maximum=256 * _MIB,
+    )
+    qname_seen_entries: int = _work(
+        10_000_000, "Names kept in memory to recognise a name that was seen before.", minimum=1
+    )
+    qname_seen_store_entries: int = _work(
+        0,
+        f"Upper bound of the names kept on disk as seen; 0 is the built-in bound, {SEEN_STORE_DEFAULT}.",
+        minimum=0,
+    )
+    newqname_buffer: int = _work(
+        1000, "New names that may wait to be handed on; further ones are discarded and counted.", minimum=0
+    )
+    histogram_hll_explicit_threshold: int = _work(
+        20,
+        "Clients of a name up to which their number is exact (explicit form of the HyperLogLog sketch).",
+        minimum=1,
+        maximum=131_072,
+    )
+    histogram_pending_bytes: int = _work(
+        256 * _MIB,
+        "Memory for the histograms of intervals that could not be written to disk.",
+        unit="bytes",
+        minimum=0,
+    )
+
+    data_dir: str = _output("/var/lib/dnstapir/edm", "Directory for everything that is stored.")
+    disable_session_files: bool = _output(
+        False, "Do not write session files (names that are not well known).", reload="reload"
+    )
+    enable_manual_parquet_rotation: bool = _output(
+        False, "Offer POST /debug/rotate-parquet at the metrics address, which writes the files at once."
+    )
+    pebble_sync: bool = _output(
+        False,
+        "Make each batch of seen names safe against a power cut (fsync) before going on.",
+        reload="reload",
+    )
+
+    disable_mqtt: bool = _mqtt(False, "Do not send new names.")
+    disable_mqtt_filequeue: bool = _mqtt(False, "Do not keep unsent new names on disk.")
+    mqtt_signing_key_file: str = _mqtt(
+        "edm-mqtt-signer-key.pem", "Private key (JWK) that signs new names; its key ID names this site."
+    )
+    mqtt_client_key_file: str = _mqtt(
+        "edm-mqtt-client-key.pem", "Private key (PEM) of the client certificate.", reload="reload"
+    )
+    mqtt_client_cert_file: str = _mqtt(
+        "edm-mqtt-client.pem", "Client certificate (PEM) for the connection to the broker.", reload="reload"
+    )
+    mqtt_server: str = _mqtt(
+        "127.0.0.1:8883", "The broker: HOST:PORT (TLS) or an URL such as tls://HOST:PORT."
+    )
+    mqtt_ca_file: str = _mqtt("", "Authorities (PEM) trusted for the broker; empty trusts the system's.")
+    mqtt_keepalive: int = _mqtt(30, "Keep-alive interval of the connection.", unit="seconds", kind="uint16")
+    mqtt_sign_workers: int = _mqtt(
+        0, "Threads that sign new names; 0 is one for each CPU.", minimum=0, toml_only=True
+    )
+    mqtt_qos: int = _mqtt(0, "Quality of service of the messages: 0 or 1.", minimum=0, maximum=1)
+    mqtt_queue_bytes: int = _mqtt(
+        1024 * _MIB,
+        "Disk space for unsent new names; when it is full the oldest are dropped and counted.",
+        unit="bytes",
+        minimum=64 * _KIB,
+    )
+
+    disable_histogram_sender: bool = _http(
+        False, "Do not upload histogram files; they stay in the outbox.", reload="reload"
+    )
+    http_url: str = _http("https://127.0.0.1:8443", "Base URL of the service that takes the histograms.")
+    http_signing_key_file: str = _http(
+        "edm-http-signer-key.pem", "Private key (JWK, Ed25519) that signs uploads."
+    )
+    http_client_key_file: str = _http(
+        "edm-http-client-key.pem", "Private key (PEM) of the client certificate.", reload="reload"
+    )
+    http_client_cert_file: str = _http(
+        "edm-http-client.pem", "Client certificate (PEM) for uploads.", reload="reload"
+    )
+    http_ca_file: str = _http("", "Authorities (PEM) trusted for the service; empty trusts the system's.")
+    http_retry_limit: int = _http(
+        10, "Tries before a file that the service refuses for good is set aside.", minimum=1
+    )
+    shutdown_upload_grace: int = _http(
+        5,
+        "Time at shutdown for uploading what is in the outbox; 0 does not try.",
+        unit="seconds",
+        minimum=0,
+        maximum=3600,
+    )
+
+    metrics_address: str = _observe(
+        "127.0.0.1:2112", "HOST:PORT of the metrics; empty switches them off.", check=parse_address
+    )
+    debug_address: str = _observe(
+        "127.0.0.1:6060", "HOST:PORT of the profiles; empty switches them off.", check=parse_address
+    )
+    log_format: str = _observe(
+        "auto",
+        "Form of log lines; auto is text on a terminal and JSON elsewhere.",
+        choices=("auto", "json", "text"),
+        empty_ok=False,
+    )
+    debug: bool = _observe(False, "Log more, for finding faults.")
+    debug_dnstap_filename: str = _observe(
+        "", "File to which every frame is appended as JSON, with the true addresses; empty for none."
+    )
+    debug_enable_blockprofiling: bool = _observe(False, "Accepted for compatibility; has no effect.")
+    debug_enable_mutexprofiling: bool = _observe(False, "Accepted for compatibility; has no effect.")
+
+    def __repr__(self) -> str:
+        shown = (f"{k.attribute}={k.show(getattr(self, k.attribute))}" for k in KEYS.values())
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    @property
+    def workers(self) -> int:
+        """``minimiser-workers``, with 0 resolved to the number of usable CPUs."""
+        return self.minimiser_workers or len(os.sched_getaffinity(0))
+
+    @property
+    def sign_workers(self) -> int:
+        """``mqtt-sign-workers``, with 0 resolved to the number of usable CPUs."""
+        return self.mqtt_sign_workers or len(os.sched_getaffinity(0))
+
+    @property
+    def seen_store_entries(self) -> int:
+        """``qname-seen-store-entries``, with 0 resolved to the built-in bound."""
+        return self.qname_seen_store_entries or SEEN_STORE_DEFAULT
+
+    @property
+    def key_bytes(self) -> bytes:
+        """``cryptopan-key`` as the bytes that the operating system or the file gave."""
+        return self.cryptopan_key.encode("utf-8", "surrogateescape")
+
+    @property
+    def salt_bytes(self) -> bytes:
+        """``cryptopan-key-salt`` as the bytes that the operating system or the file gave."""
+        return self.cryptopan_key_salt.encode("utf-8", "surrogateescape")
+
+
+def _collect() -> Mapping[str, Key]:
+    defaults: dict[str, Any] = vars(Settings())
+    keys = (
+        Key(name=field.name.replace("_", "-"), default=defaults[field.name], **field.metadata)
+        for field in dataclasses.fields(Settings)
+    )
+    return MappingProxyType({key.name: key for key in keys})
+
+
+KEYS: Mapping[str, Key] = _collect()
+"""Every key by name, in the order of declaration."""
+
+FLAG_KEYS: Mapping[str, Key] = MappingProxyType({n: k for n, k in KEYS.items() if not k.toml_only})
+"""The keys that have a flag and a name in the environment."""
+
+__all__ = ["FLAG_KEYS", "KEYS", "SALT_MIN", "SEEN_STORE_DEFAULT", "Settings"]

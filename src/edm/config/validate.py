@@ -1,0 +1,104 @@
+"""The rules that the values in effect must satisfy together; those for single values are in the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from edm.config.schema import KEYS, SALT_MIN, Settings
+
+Purpose: TypeAlias = Literal["daemon", "minimise"]
+"""What the configuration is for: the daemon, or minimising files, which needs no input and no Core."""
+
+INPUTS = ("input-unix", "input-tcp", "input-tls")
+MQTT_SCHEMES = frozenset(("mqtt", "tcp", "ssl", "tls", "mqtts", "mqtt+ssl", "tcps", "ws", "wss"))
+FRAME_HEADER = 4
+"""Bytes of the length that precedes a frame in a block."""
+
+Violation: TypeAlias = tuple[str, str]
+"""Name of the key, and the reason."""
+
+
+def _needed(settings: Settings, names: tuple[str, ...], condition: str = "") -> Iterator[Violation]:
+    for name in names:
+        if getattr(settings, KEYS[name].attribute) == "":
+            yield name, f"must not be empty{condition}"
+
+
+def _input(settings: Settings) -> Iterator[Violation]:
+    used = [name for name in INPUTS if getattr(settings, KEYS[name].attribute)]
+    if not used:
+        yield INPUTS[0], f"exactly one of {', '.join(INPUTS)} must be set, none is"
+    for name in used[1:]:
+        yield name, f"exactly one of {', '.join(INPUTS)} must be set, {used[0]} is set as well"
+    if settings.input_tls:
+        yield from _needed(settings, ("input-tls-cert-file", "input-tls-key-file"), " with input-tls")
+
+
+def server_url(server: str) -> str:
+    """Return ``mqtt-server`` as a URL: without a scheme it means TLS."""
+    return server if "://" in server else "tls://" + server
+
+
+def _url_reason(url: str, schemes: frozenset[str]) -> str | None:
+    if any(c <= " " or c == "\x7f" for c in url):
+        return "is not a usable URL: it contains a space or a control character"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # reading the port checks it
+    except ValueError as error:
+        return f"is not a usable URL: {error}"
+    if parts.scheme.lower() not in schemes:
+        return f"must be a URL with one of the schemes {', '.join(sorted(schemes))}"
+    return None if parts.netloc.rpartition("@")[2] else "must name a host"
+
+
+def _mqtt(settings: Settings) -> Iterator[Violation]:
+    condition = " unless disable-mqtt is true"
+    names = ("mqtt-signing-key-file", "mqtt-client-key-file", "mqtt-client-cert-file", "mqtt-server")
+    yield from _needed(settings, names, condition)
+    if settings.mqtt_server and (reason := _url_reason(server_url(settings.mqtt_server), MQTT_SCHEMES)):
+        yield "mqtt-server", reason
+    if settings.mqtt_keepalive == 0:
+        yield "mqtt-keepalive", f"must not be 0{condition}"
+
+
+def _http(settings: Settings) -> Iterator[Violation]:
+    names = ("http-signing-key-file", "http-client-key-file", "http-client-cert-file", "http-url")
+    yield from _needed(settings, names, " unless disable-histogram-sender is true")
+    if settings.http_url and (reason := _url_reason(settings.http_url, frozenset(("http", "https")))):
+        yield "http-url", reason
+
+
+def violations(settings: Settings, purpose: Purpose) -> Iterator[Violation]:
+    """Yield every rule that ``settings`` break for ``purpose``, as key and reason; secrets are not quoted."""
+    for key in KEYS.values():
+        if reason := key.range_reason(getattr(settings, key.attribute)):
+            yield key.name, f"{reason} (found {getattr(settings, key.attribute)})"
+    yield from _needed(
+        settings, ("cryptopan-key", "cryptopan-key-salt", "well-known-domains-file", "data-dir")
+    )
+    if 0 < len(settings.salt_bytes) < SALT_MIN:
+        yield "cryptopan-key-salt", f"must be at least {SALT_MIN} bytes long"
+    if settings.block_size < settings.max_frame_size + FRAME_HEADER:
+        yield "block-size", f"must be at least max-frame-size + {FRAME_HEADER}"
+    if purpose == "minimise":
+        return
+    yield from _input(settings)
+    if not settings.disable_mqtt:
+        yield from _mqtt(settings)
+    if not settings.disable_histogram_sender:
+        yield from _http(settings)
+
+
+def warnings(settings: Settings) -> Iterator[str]:
+    """Yield what is odd about ``settings`` but no reason to refuse them."""
+    for name in ("debug-enable-blockprofiling", "debug-enable-mutexprofiling"):
+        if getattr(settings, KEYS[name].attribute):
+            yield f"{name} is accepted for compatibility but has no effect; profiles are at debug-address"
+    if settings.debug_dnstap_filename:
+        yield "debug-dnstap-filename is set: the file will hold the true addresses of clients"
+
+
+__all__ = ["INPUTS", "MQTT_SCHEMES", "Purpose", "Violation", "server_url", "violations", "warnings"]

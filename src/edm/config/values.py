@@ -1,0 +1,131 @@
+"""The text forms of values: what a flag or an environment variable may say, and what addresses look like.
+
+The forms of booleans and numbers are those of Go's ``strconv`` (ParseBool, ParseInt with base 0, ParseUint
+with base 10), which the Go daemon uses, so that its unit files and scripts work unchanged. Every function
+raises ``ValueError`` with a reason that can stand behind the name of the key.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+
+INT64_MIN = -(1 << 63)
+INT64_MAX = (1 << 63) - 1
+
+_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
+_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
+
+# Underscores may stand between digits and behind a base prefix; a leading zero alone means octal.
+_GO_INT = re.compile(
+    r"[+-]?(?:0[xX](?P<hex>(?:_?[0-9a-fA-F])+)|0[oO](?P<oct>(?:_?[0-7])+)|0[bB](?P<bin>(?:_?[01])+)"
+    r"|(?P<old>0(?:_?[0-7])*)|(?P<dec>[1-9](?:_?[0-9])*))"
+)
+_BASES = {"hex": 16, "oct": 8, "bin": 2, "old": 8, "dec": 10}
+_DECIMAL = re.compile(r"[0-9]+")
+# More digits than the smallest base needs for 64 bits; bounds the work on a value made to be long.
+_DIGITS_MAX = 4000
+
+
+def parse_bool(text: str) -> bool:
+    """Return the boolean that ``text`` stands for: 1 t T TRUE true True, or 0 f F FALSE false False."""
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError("must be a boolean (true or false)")
+
+
+def parse_int(text: str) -> int:
+    """Return the 64-bit number that ``text`` is a Go literal of: decimal, 0x, 0o, 0b, or octal after 0."""
+    match = _GO_INT.fullmatch(text)
+    if not match or match.lastgroup is None:
+        raise ValueError("must be an integer")
+    digits = match[match.lastgroup].replace("_", "")
+    number = int(digits, _BASES[match.lastgroup]) if len(digits) <= _DIGITS_MAX else INT64_MAX + 1
+    if text.startswith("-"):
+        number = -number
+    if not INT64_MIN <= number <= INT64_MAX:
+        raise ValueError("must fit into 64 bits")
+    return number
+
+
+def parse_uint16(text: str) -> int:
+    """Return the number 0..65535 that ``text`` is, in decimal digits only."""
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError("must be an integer in decimal digits")
+    digits = text.lstrip("0") or "0"
+    if len(digits) > 5 or int(digits) > 0xFFFF:
+        raise ValueError("must be between 0 and 65535")
+    return int(digits)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Split ``host:port`` (``[v6]:port``; an empty host means all addresses) into host and port number.
+
+    The port may be a service name; an empty port is 0 (chosen by the system), as in Go's ``net.Listen``.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError("must be HOST:PORT, the port is missing")
+    if host.startswith("["):
+        if not host.endswith("]") or "[" in host[1:] or "]" in host[1:-1]:
+            raise ValueError("must be HOST:PORT, the brackets around the address do not match")
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("must be HOST:PORT, an IPv6 address needs brackets: [ADDRESS]:PORT")
+    elif "[" in host or "]" in host:
+        raise ValueError("must be HOST:PORT, there is a stray bracket")
+    if not port:
+        return host, 0
+    if _DECIMAL.fullmatch(port):
+        if len(port) > 5 or int(port) > 0xFFFF:
+            raise ValueError("must have a port between 0 and 65535")
+        return host, int(port)
+    try:
+        return host, socket.getservbyname(port, "tcp")
+    except (OSError, UnicodeError, ValueError):
+        raise ValueError("must have a port that is a number or the name of a service") from None
+
+
+def parse_mode(text: str) -> int | None:
+    """Return the file mode that the octal digits of ``text`` stand for; None if it is empty."""
+    if not text:
+        return None
+    if not re.fullmatch(r"(?:0o)?[0-7]{1,4}", text) or int(text.removeprefix("0o"), 8) > 0o777:
+        raise ValueError('must be a file mode in octal digits, such as "0660"')
+    return int(text.removeprefix("0o"), 8)
+
+
+def parse_owner(text: str) -> tuple[str, str]:
+    """Split ``USER:GROUP``, ``USER`` or ``:GROUP`` into user and group; empty parts mean unchanged."""
+    user, _, group = text.partition(":")
+    if ":" in group or any(c.isspace() for c in text) or (text and not user and not group):
+        raise ValueError("must be USER:GROUP, USER or :GROUP")
+    return user, group
+
+
+def plain(text: str) -> str:
+    """Return a name for a message: control characters escaped, cut to a readable length, not quoted."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:60])
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def shorten(value: object) -> str:
+    """Return ``value`` for a message: quoted, control characters escaped, cut to a readable length."""
+    text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+__all__ = [
+    "INT64_MAX",
+    "INT64_MIN",
+    "parse_address",
+    "parse_bool",
+    "parse_int",
+    "parse_mode",
+    "parse_owner",
+    "parse_uint16",
+    "plain",
+    "shorten",
+]

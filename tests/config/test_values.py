@@ -1,0 +1,216 @@
+"""The text forms of values, against Go's rules."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from edm.config import values
+
+TRUE = ["1", "t", "T", "TRUE", "true", "True"]
+FALSE = ["0", "f", "F", "FALSE", "false", "False"]
+
+
+def go_parse_int(text: str) -> int | None:
+    """strconv.ParseInt(text, 0, 64) as its documentation tells it, digit by digit; None for an error."""
+    sign, body = 1, text
+    if body[:1] in ("+", "-"):
+        sign = -1 if body[0] == "-" else 1
+        body = body[1:]
+    base = 10
+    # "underscores may separate digits, and may stand between a base prefix and the digits"
+    previous_is_digit = False
+    if len(body) >= 3 and body[0] == "0" and body[1] in "bBoOxX":
+        base = {"b": 2, "o": 8, "x": 16}[body[1].lower()]
+        body = body[2:]
+        previous_is_digit = True
+    elif len(body) >= 2 and body[0] == "0":
+        base = 8
+    if not body:
+        return None
+    number = 0
+    for c in body:
+        if c == "_":
+            if not previous_is_digit:
+                return None
+            previous_is_digit = False
+            continue
+        digit = "0123456789abcdef".find(c.lower()) if c.isascii() else -1
+        if digit < 0 or digit >= base:
+            return None
+        number = number * base + digit
+        previous_is_digit = True
+    if not previous_is_digit:
+        return None
+    number *= sign
+    return number if -(2**63) <= number < 2**63 else None
+
+
+@pytest.mark.parametrize("text", TRUE + FALSE)
+def test_boolean_forms(text: str) -> None:
+    assert values.parse_bool(text) is (text in TRUE)
+
+
+@given(
+    st.one_of(st.text(max_size=6), st.sampled_from(["yes", "on", "tRUE", " true", "true ", "", "2", "-1"]))
+)
+def test_no_other_boolean_forms(text: str) -> None:
+    if text not in TRUE + FALSE:
+        with pytest.raises(ValueError, match="boolean"):
+            values.parse_bool(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        ("-0", 0),
+        ("+5", 5),
+        ("1_000_000", 1_000_000),
+        ("0x1F", 31),
+        ("0X_1f", 31),
+        ("0b1_01", 5),
+        ("0B11", 3),
+        ("0o17", 15),
+        ("0O17", 15),
+        ("017", 15),
+        ("0_7", 7),
+        ("00", 0),
+        ("-0x10", -16),
+        ("9223372036854775807", 2**63 - 1),
+        ("-9223372036854775808", -(2**63)),
+        ("0x7fffffffffffffff", 2**63 - 1),
+    ],
+)
+def test_integer_literals(text: str, number: int) -> None:
+    assert values.parse_int(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-",
+        "08",
+        "0x",
+        "0b",
+        "0b2",
+        "_1",
+        "1_",
+        "1__0",
+        "0x_",
+        "0_",
+        "1.0",
+        "1e3",
+        " 1",
+        "1 ",
+        "١",
+        "--1",
+        "0xg",
+        "9223372036854775808",
+        "-9223372036854775809",
+        "1" * 5000,
+        "0x" + "f" * 5000,
+    ],
+)
+def test_what_is_no_integer(text: str) -> None:
+    with pytest.raises(ValueError, match=r"must (be an integer|fit into 64 bits)"):
+        values.parse_int(text)
+
+
+@given(
+    st.one_of(st.text("0123456789abfxXoOB_+-", max_size=9), st.integers(-(2**65), 2**65).map(str), st.text())
+)
+@example("0x8000000000000000")
+@example("-0x8000000000000000")
+def test_integers_agree_with_the_definition(text: str) -> None:
+    expected = go_parse_int(text)
+    try:
+        got = values.parse_int(text)
+    except ValueError:
+        got = None
+    assert got == expected
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("30", 30), ("0030", 30), ("65535", 65535)])
+def test_uint16(text: str, number: int) -> None:
+    assert values.parse_uint16(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "65536", "-1", "+1", "0x10", "1_0", "1" * 5000, " 1"])
+def test_what_is_no_uint16(text: str) -> None:
+    with pytest.raises(ValueError):
+        values.parse_uint16(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:2112", ("127.0.0.1", 2112)),
+        (":5353", ("", 5353)),
+        ("[::1]:53", ("::1", 53)),
+        ("[fe80::1%eth0]:53", ("fe80::1%eth0", 53)),
+        ("example.com:", ("example.com", 0)),
+        ("localhost:65535", ("localhost", 65535)),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    assert values.parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "127.0.0.1",
+        "::1:53",
+        "[::1]",
+        "[::1:53",
+        "a]:1",
+        "h:65536",
+        "h:-1",
+        "h:no-such-service",
+        "[[::1]]:1",
+    ],
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match="must"):
+        values.parse_address(text)
+
+
+@given(st.text())
+def test_addresses_never_crash(text: str) -> None:
+    try:
+        host, port = values.parse_address(text)
+    except ValueError:
+        return
+    assert isinstance(host, str)
+    assert 0 <= port <= 65535
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"), [("", None), ("0660", 0o660), ("600", 0o600), ("0o777", 0o777), ("0", 0)]
+)
+def test_modes(text: str, mode: int | None) -> None:
+    assert values.parse_mode(text) == mode
+
+
+@pytest.mark.parametrize("text", ["0888", "rw", "1777", "66000", "-1", "0x1f", "6 6"])
+def test_what_is_no_mode(text: str) -> None:
+    with pytest.raises(ValueError, match="octal"):
+        values.parse_mode(text)
+
+
+def test_owners() -> None:
+    assert values.parse_owner("") == ("", "")
+    assert values.parse_owner("edm") == ("edm", "")
+    assert values.parse_owner(":dns") == ("", "dns")
+    assert values.parse_owner("edm:dns") == ("edm", "dns")
+    for bad in (":", "a:b:c", "a b"):
+        with pytest.raises(ValueError, match="USER:GROUP"):
+            values.parse_owner(bad)
+
+
+def test_shorten_keeps_one_readable_line() -> None:
+    assert values.shorten("a\nb") == r"'a\nb'"
+    assert values.shorten(True) == "true"
+    assert len(values.shorten("x" * 1000)) == 60
