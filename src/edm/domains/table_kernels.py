@@ -1,0 +1,295 @@
+"""Kernels that fill a domain table and give its words back. The layout stands in :mod:`edm.domains.table`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edm.domains.bits import U0, U1
+from edm.domains.hashing import EXACT, SUFFIX, hash_wire
+from edm.jit import force_inlined, pure_kernel
+from edm.names import ESCAPE_WIDTH, LOWER, put_name
+
+EMPTY = np.uint32(0xFFFFFFFF)
+"""A slot that holds no entry."""
+
+NOT_A_NAME = 255
+"""Size byte of a word that no name can match; its text is kept apart."""
+
+ARENA_ROOM = 320
+"""Bytes that must be free behind the arena's last entry before another is added."""
+
+TEXT_ROOM = 4 * 255 + 8
+"""Bytes that must be free in the output before the text of an entry is written."""
+
+# ``layout``, uint64[N_LAYOUT]: the scalars of a table.
+L_CAPACITY = 0  # slots
+L_INDEX_BITS = 1  # of a slot that hold the index; the others hold bits of the hash
+L_GROUP_BITS = 2  # one offset is kept for every 2^group_bits entries
+L_SUFFIX_START = 3  # the suffix entries are these indexes, because words are sorted and they begin with a dot
+L_SUFFIX_STOP = 4
+L_SUFFIX_LABELS = 5  # labels of the suffix entry with most of them; 0 if there is none
+N_LAYOUT = 6
+
+# ``meta``, int64[N_META]: how far filling has come.
+F_WORDS = 0
+F_ARENA = 1
+F_ODD = 2
+F_ODD_TEXT = 3
+F_ENTRIES = 4
+N_META = 5
+
+_NOT_A_NAME = np.uint64(NOT_A_NAME)
+_LOW32 = np.uint64(0xFFFFFFFF)
+_U32 = np.uint64(32)
+
+
+@force_inlined
+def home_slot(h: Any, layout: Any) -> Any:
+    """Return the slot where the search for a hash begins."""
+    return ((h >> _U32) * layout[L_CAPACITY]) >> _U32
+
+
+@force_inlined
+def hash_tag(h: Any, layout: Any) -> Any:
+    """Return the bits of a hash that a slot holds above the index."""
+    return (h & _LOW32) >> layout[L_INDEX_BITS]
+
+
+@force_inlined
+def locate(arena: Any, offsets: Any, layout: Any, index: Any) -> Any:
+    """Return where the size byte of an entry stands in the arena."""
+    group = index >> layout[L_GROUP_BITS]
+    pos = np.uint64(offsets[group])
+    for _ in range(index - (group << layout[L_GROUP_BITS])):
+        size = np.uint64(arena[pos])
+        pos += U1
+        if size != _NOT_A_NAME:
+            pos += size
+    return pos
+
+
+@force_inlined
+def _digit(c: Any) -> Any:
+    return 0x30 <= c <= 0x39
+
+
+@force_inlined
+def text_to_wire(text: Any, start: Any, end: Any, out: Any, at: Any) -> Any:
+    """Write the name with the presentation form ``text[start:end]`` in wire form, without its root byte.
+
+    Returns its size, or -1 if the text is not exactly the presentation form of a lower-case name other than the
+    root. ``out`` must have room for 256 bytes at ``at``.
+    """
+    label = at
+    o = at + 1
+    pos = start
+    while pos < end:
+        c = np.int64(text[pos])
+        if c == 0x2E:
+            size = o - label - 1
+            if size == 0 or size > 63:
+                return -1
+            out[label] = size
+            label = o
+            o += 1
+            pos += 1
+            continue
+        if c == 0x5C:
+            if pos + 1 >= end:
+                return -1
+            c = np.int64(text[pos + 1])
+            if _digit(c):
+                if pos + 3 >= end or not _digit(text[pos + 2]) or not _digit(text[pos + 3]):
+                    return -1
+                c = (c - 0x30) * 100 + (np.int64(text[pos + 2]) - 0x30) * 10 + np.int64(text[pos + 3]) - 0x30
+                if c > 255 or ESCAPE_WIDTH[c] != 4:
+                    return -1
+                pos += 4
+            else:
+                if ESCAPE_WIDTH[c] != 2:
+                    return -1
+                pos += 2
+        else:
+            if ESCAPE_WIDTH[c] != 1 or LOWER[c] != c:
+                return -1
+            pos += 1
+        if o - at > 254:
+            return -1
+        out[o] = c
+        o += 1
+    size = label - at
+    if size == 0 or o != label + 1 or size > 254:
+        return -1
+    return size
+
+
+@pure_kernel
+def insert_words(
+    text: Any,
+    ends: Any,
+    begin: Any,
+    key: Any,
+    arena: Any,
+    offsets: Any,
+    slots: Any,
+    labels: Any,
+    layout: Any,
+    odd_index: Any,
+    odd_ends: Any,
+    odd_text: Any,
+    meta: Any,
+) -> Any:
+    """Append a batch of words to a table, in index order, from word ``begin`` of the batch on.
+
+    Parameters
+    ----------
+    text : uint8[...], ends : int64[words]
+        The batch: words in UTF-8, and where each ends.
+    key : uint64[KEY_WORDS]
+    arena, offsets, slots, labels, layout
+        The table, see :mod:`edm.domains.table`. ``slots`` has more slots than there will be words.
+    odd_index : uint32[...], odd_ends : int64[...], odd_text : uint8[...]
+        Out: index, end and text of the words that match nothing.
+    meta : int64[N_META]
+
+    Returns
+    -------
+    int
+        The number of the first word for which an array has no room; ``len(ends)`` if all are in.
+    """
+    for i in range(begin, ends.size):
+        start = ends[i - 1] if i > 0 else 0
+        end = ends[i]
+        index = np.uint64(meta[F_WORDS])
+        pos = meta[F_ARENA]
+        if pos + ARENA_ROOM > arena.size:
+            return i
+        suffix = end - start > 1 and text[start] == 0x2E
+        if end - start == 1 and text[start] == 0x2E:
+            size = np.int64(0)
+        elif suffix:
+            size = text_to_wire(text, start + 1, end, arena, pos + 1)
+        else:
+            size = text_to_wire(text, start, end, arena, pos + 1)
+        if size < 0:
+            odd, used = meta[F_ODD], meta[F_ODD_TEXT]
+            if odd >= odd_index.size or used + end - start > odd_text.size:
+                return i
+            odd_index[odd] = index
+            for k in range(start, end):
+                odd_text[used + k - start] = text[k]
+            odd_ends[odd] = used + end - start
+            meta[F_ODD] = odd + 1
+            meta[F_ODD_TEXT] = used + end - start
+            arena[pos] = NOT_A_NAME
+            meta[F_ARENA] = pos + 1
+        else:
+            arena[pos] = size
+            meta[F_ARENA] = pos + 1 + size
+            h = hash_wire(arena, np.uint64(pos + 1), np.uint64(size), key, SUFFIX if suffix else EXACT)
+            slot = home_slot(h, layout)
+            while slots[slot] != EMPTY:
+                slot += U1
+                if slot == layout[L_CAPACITY]:
+                    slot = U0
+            slots[slot] = (hash_tag(h, layout) << layout[L_INDEX_BITS]) | index
+            meta[F_ENTRIES] += 1
+        if suffix:
+            if layout[L_SUFFIX_STOP] == U0:
+                layout[L_SUFFIX_START] = index
+            layout[L_SUFFIX_STOP] = index + U1
+            if size > 0:
+                count = 0
+                at = pos + 1
+                while at < pos + 1 + size:
+                    at += 1 + np.int64(arena[at])
+                    count += 1
+                labels[count] = 1
+                layout[L_SUFFIX_LABELS] = max(layout[L_SUFFIX_LABELS], np.uint64(count))
+        group = index >> layout[L_GROUP_BITS]
+        if index == group << layout[L_GROUP_BITS]:
+            offsets[group] = pos
+        meta[F_WORDS] += 1
+    return ends.size
+
+
+@pure_kernel
+def put_texts(
+    indexes: Any,
+    begin: Any,
+    arena: Any,
+    offsets: Any,
+    layout: Any,
+    odd_index: Any,
+    odd_ends: Any,
+    odd_text: Any,
+    out: Any,
+    ends: Any,
+) -> Any:
+    """Write the words with these indexes one behind the other, from ``indexes[begin]`` on.
+
+    Parameters
+    ----------
+    indexes : int64[n]
+        Each less than the number of words.
+    out : uint8[...]
+        Out: the words in UTF-8.
+    ends : int64[n + 1]
+        Out: where each word begins, and at last the end; ``ends[begin]`` is given.
+
+    Returns
+    -------
+    int
+        The first element for which ``out`` has no room; ``len(indexes)`` if all are written.
+    """
+    at = ends[begin]
+    for i in range(begin, indexes.size):
+        index = np.uint64(indexes[i])
+        pos = np.int64(locate(arena, offsets, layout, index))
+        size = np.int64(arena[pos])
+        if size == NOT_A_NAME:
+            odd, high = 0, odd_index.size
+            while odd < high:
+                middle = (odd + high) >> 1
+                if np.uint64(odd_index[middle]) < index:
+                    odd = middle + 1
+                else:
+                    high = middle
+            start = odd_ends[odd - 1] if odd > 0 else 0
+            if at + odd_ends[odd] - start > out.size:
+                return i
+            for k in range(start, odd_ends[odd]):
+                out[at] = odd_text[k]
+                at += 1
+        else:
+            if at + TEXT_ROOM > out.size:
+                return i
+            if layout[L_SUFFIX_START] <= index < layout[L_SUFFIX_STOP]:
+                out[at] = 0x2E
+                at += 1
+            at = put_name(arena, pos + 1, size + 1, out, at)
+        ends[i + 1] = at
+    return indexes.size
+
+
+__all__ = [
+    "ARENA_ROOM",
+    "EMPTY",
+    "L_CAPACITY",
+    "L_GROUP_BITS",
+    "L_INDEX_BITS",
+    "L_SUFFIX_LABELS",
+    "L_SUFFIX_START",
+    "L_SUFFIX_STOP",
+    "N_LAYOUT",
+    "N_META",
+    "TEXT_ROOM",
+    "hash_tag",
+    "home_slot",
+    "insert_words",
+    "locate",
+    "put_texts",
+    "text_to_wire",
+]

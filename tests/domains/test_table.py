@@ -1,0 +1,327 @@
+"""The domain table against a dict of words, and its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from edm import columns as c
+from edm.domains import (
+    Dawg,
+    DomainTable,
+    compile_list,
+    hash_names,
+    mark_matches,
+    parse_name,
+    table,
+    write_dawg,
+)
+from edm.domains.hashing import new_hash_key
+from edm.errors import ListFileError
+from edm.jit import JIT_DISABLED
+from edm.names import wire_to_text
+from oracles import domain_match
+
+LISTS = Path(__file__).parents[1] / "captures" / "lists"
+SHARED = Path(__file__).parents[2].parent / "shared"
+EXAMPLES = 30 if JIT_DISABLED else 150
+
+
+def batch(names: list[bytes], *, room: int = 7) -> tuple[np.ndarray, c.Columns]:
+    """Lay wire names out in a buffer, the last one at its very end."""
+    columns = c.Columns(max(len(names), 1))
+    content = b""
+    for i, name in enumerate(names):
+        content += b"\xaa" * room
+        columns.u32[c.QNAME_OFF, i] = len(content)
+        columns.u32[c.QNAME_LEN, i] = len(name)
+        content += name
+    return np.frombuffer(content or b"\0", np.uint8).copy(), columns
+
+
+def find(domains: DomainTable, names: list[bytes]) -> list[tuple[int, int]]:
+    buf, columns = batch(names)
+    hash_names(buf, columns.u32, columns.u64, columns.fate, len(names))
+    domains.lookup(buf, columns.u32, columns.u64, columns.fate, len(names))
+    index = columns.u32[c.DOMAIN_INDEX, : len(names)].astype(np.int64)
+    index[index == c.NO_DOMAIN] = -1
+    return list(zip(index.tolist(), columns.u32[c.DOMAIN_MATCH, : len(names)].tolist(), strict=True))
+
+
+def build(words: list[str]) -> DomainTable:
+    return DomainTable.build(Dawg.from_bytes(write_dawg(words)))
+
+
+def check(words: list[str], names: list[bytes]) -> None:
+    ordered = {word: i for i, word in enumerate(sorted(set(words)))}
+    domains = build(words)
+    expected = [domain_match.match(ordered, wire_to_text(name)) for name in names]
+    assert find(domains, names) == expected
+    assert [domains.word(i) for i in ordered.values()] == list(ordered)
+
+
+# Few labels and letters, so that names and words meet often; the odd ones are those that need escapes.
+label = st.sampled_from(
+    [b"a", b"B", b"b", b"www", b"example", b"com", b".", b"a.b", b"\\", b"\xff", b" ", b"*"]
+)
+name = st.lists(label, max_size=5).map(lambda parts: b"".join(bytes([len(p)]) + p for p in parts) + b"\0")
+good_word = st.tuples(st.booleans(), name).map(
+    lambda pair: ("." if pair[0] and len(pair[1]) > 1 else "") + wire_to_text(pair[1]).lower()
+)
+bad_word = st.text(".aB\\0c9", max_size=6) | st.sampled_from(
+    ["a", "A.", ".A.", "..", "...", "a..", "a..b.", "\\065.",
+     "\\097.", "\\a.", "\\255", "\\300.", "\\", "\\.", "a b.", "\u00fc."]
+)  # fmt: skip
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(good_word | bad_word, max_size=12), st.lists(name, max_size=12))
+@example(["."], [b"\0", b"\1a\0"])
+@example([".", "..", ".a."], [b"\0", b"\1a\0", b"\1b\1a\0"])
+@example([".com.", ".example.com."], [b"\3com\0", b"\1a\7example\3com\0", b"\7example\3com\0"])
+@example([".b.org.", ".org."], [b"\3a.b\3org\0", b"\4foo\\\1b\3org\0"])
+def test_against_a_dict(words: list[str], names: list[bytes]) -> None:
+    check(words, names)
+
+
+@settings(max_examples=EXAMPLES // 4, deadline=None)
+@given(st.lists(st.integers(1, 63), min_size=1, max_size=8), st.integers(0, 254), st.booleans())
+def test_every_byte_counts(sizes: list[int], at: int, suffix: bool) -> None:
+    """A name that differs from an entry in one byte does not match, wherever that byte stands."""
+    wire = bytearray()
+    for size in sizes:
+        if len(wire) + 1 + size <= 252:
+            wire += bytes([size]) + bytes(0x61 + (len(wire) + k) % 26 for k in range(size))
+    wire += b"\0"
+    word = wire_to_text(bytes(wire))
+    domains = build(["." + word if suffix else word, "unrelated."])
+    front = b"\1x" if suffix else b""
+    found = find(domains, [front + wire, front + wire.upper()])
+    assert found == [(0, 2 if suffix else 1)] * 2
+    at %= len(wire) - 1
+    heads = {0}
+    while (last := max(heads)) + 1 + wire[last] < len(wire) - 1:
+        heads.add(last + 1 + wire[last])
+    if at not in heads:
+        wire[at] = ord("-")
+        assert find(domains, [front + wire]) == [(-1, 0)]
+
+
+def test_sizes_and_labels_at_their_limits() -> None:
+    longest = b"\x3f" + b"a" * 63 + b"\x3f" + b"b" * 63 + b"\x3f" + b"c" * 63 + b"\x3d" + b"d" * 61 + b"\0"
+    labels = b"\1a" * 127 + b"\0"
+    wide = b"\x3f" + b"\xff" * 63 + b"\x3f" + b"\0" * 63 + b"\x3f" + b"." * 63 + b"\x3d" + b" " * 61 + b"\0"
+    assert len(longest) == len(labels) == len(wide) == 255
+    names = [longest, labels, wide, b"\0", b"\1a\0", b"\1a\1a\0"]
+    words = [wire_to_text(name) for name in names]
+    check(words, names)
+    check(["." + wire_to_text(name[name[0] + 1 :]) for name in names[:3]], names)
+    # A suffix entry of 255 bytes leaves no room for a label before it, and longer words are no names at all.
+    check(["." + word for word in words] + [f"a.{words[0]}", "a" * 64 + ".", "a" * 3000 + "."], names)
+
+
+def test_suffix_with_every_number_of_labels() -> None:
+    deepest = b"\1a" * 127 + b"\0"
+    for count in (1, 2, 63, 125, 126):
+        assert find(build(["." + "a." * count]), [deepest, b"\1a" * count + b"\0"]) == [(0, 2), (-1, 0)]
+
+
+def test_rows_that_have_a_fate_are_left_alone() -> None:
+    names = [b"\1a\0", b"\1a\0", b"\1b\0"]
+    buf, columns = batch(names)
+    columns.fate[0] = c.QUERY
+    columns.u32[c.DOMAIN_INDEX] = 77
+    columns.u32[c.DOMAIN_MATCH] = 78
+    hash_names(buf, columns.u32, columns.u64, columns.fate, 3)
+    build(["a."]).lookup(buf, columns.u32, columns.u64, columns.fate, 3)
+    assert columns.u32[c.DOMAIN_INDEX, :4].tolist() == [77, 0, c.NO_DOMAIN, 77]
+    assert columns.u32[c.DOMAIN_MATCH, :4].tolist() == [78, 1, 0, 78]
+    assert columns.u64[c.QNAME_HASH, :4].tolist()[0] == columns.u64[c.QNAME_HASH, :4].tolist()[3] == 0
+    mark_matches(columns.u32, columns.fate, 3, c.QUESTION_IGNORED)
+    assert columns.fate[:4].tolist() == [c.QUERY, c.QUESTION_IGNORED, c.PENDING, c.PENDING]
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(name, min_size=2, max_size=30, unique_by=bytes.lower))
+def test_hash_of_names(names: list[bytes]) -> None:
+    buf, columns = batch(names + [name.swapcase() for name in names])
+    hash_names(buf, columns.u32, columns.u64, columns.fate, 2 * len(names))
+    hashes = columns.u64[c.QNAME_HASH].tolist()
+    assert hashes[: len(names)] == hashes[len(names) : 2 * len(names)]
+    assert len(set(hashes[: len(names)])) == len(names)
+    other = hashes[: len(names)]
+    hash_names(buf, columns.u32, columns.u64, columns.fate, len(names), new_hash_key())
+    assert columns.u64[c.QNAME_HASH, : len(names)].tolist() != other
+
+
+def test_tables_of_every_size() -> None:
+    """Also with another key, and packed as large tables are."""
+    for count in (0, 1, 2, 3, 7, 8, 9, 100) if JIT_DISABLED else (0, 1, 2, 3, 7, 8, 9, 100, 1000, 20_000):
+        words = sorted(f"host{i}.example{i % 7}.net." for i in range(count))
+        names = [parse_name(word) for word in words] + [
+            parse_name(f"host{i}.example.net.") for i in range(count)
+        ]
+        expected = [(i, 1) for i in range(count)] + [(-1, 0)] * count
+        assert find(build(words), names) == expected
+
+
+def test_packing_of_large_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_LARGE", 4)
+    count = 50 if JIT_DISABLED else 3000
+    words = sorted(
+        [f"n{i}.example." for i in range(count)] + [f".s{i}.example." for i in range(count)] + ["Bad."] * 3
+        + [f"no dot {i}" for i in range(20)]
+    )  # fmt: skip
+    names = [parse_name(f"n{i}.example") for i in range(count)] + [
+        parse_name(f"x.S{i}.example") for i in range(count)
+    ]
+    check(words, names)
+    domains = build(words)
+    assert domains.texts(np.arange(domains.words)).to_pylist() == sorted(set(words))
+    assert domains.entries == 2 * count
+
+
+def test_a_full_tag_is_no_match() -> None:
+    """Entries that share all the bits of the hash that a slot holds are told apart by their bytes."""
+    words = [f"{i}.example." for i in range(30 if JIT_DISABLED else 3000)]
+    domains = build(words)
+    names = [parse_name(word) for word in sorted(words)]
+    expected = [(i, 1) for i in range(len(words))]
+    assert find(domains, names) == expected
+    # The same table with hashes of 0: every name has the same home slot and tag.
+    buf, columns = batch([*names, b"\1x\0"])
+    domains._slots[:] = 0xFFFFFFFF
+    domains._slots[: len(words)] = np.arange(len(words), dtype=np.uint32)
+    rows = min(len(words), 200)
+    domains.lookup(buf, columns.u32, columns.u64, columns.fate, rows)
+    assert columns.u32[c.DOMAIN_INDEX, :rows].tolist() == list(range(rows))
+    last = len(words)
+    columns.u32[:, 0] = columns.u32[:, last]
+    domains.lookup(buf, columns.u32, columns.u64, columns.fate, 1)
+    assert columns.u32[c.DOMAIN_INDEX, 0] == c.NO_DOMAIN
+
+
+def test_texts() -> None:
+    words = sorted(
+        [".", "..", "b.example.", ".b.example.", "Not.A.Name", "\u00e5", "x" * 5000, "", r"a\.b\255.c."]
+    )
+    domains = build(words)
+    assert domains.words == len(domains) == len(words)
+    assert domains.entries == 4
+    assert domains.texts(range(len(words))).to_pylist() == words
+    wanted = [3, 3, 0, len(words) - 1] * 50
+    got = domains.texts(np.array(wanted, np.uint32))
+    assert got.type == pa.string()
+    got.validate(full=True)
+    assert got.to_pylist() == [words[i] for i in wanted]
+    assert domains.texts([]).to_pylist() == []
+    for index in (-1, len(words)):
+        with pytest.raises(IndexError):
+            domains.word(index)
+
+
+def test_match_of_a_text() -> None:
+    domains = DomainTable.build(Dawg.from_bytes(compile_list(["example.com", "*.example.net", "."])))
+    assert domains.match("EXAMPLE.com") == (2, 1)
+    assert domains.match("a.b.example.net.") == (1, 2)
+    assert domains.match("example.net") == domains.match("www.example.com") == (-1, 0)
+    assert domains.match(".") == (0, 1)
+    with pytest.raises(ValueError, match="empty"):
+        domains.match("a..b")
+
+
+def test_loose_names() -> None:
+    domains = build(["a.", ".b."])
+    names = np.zeros((4, c.NAME_MAX), np.uint8)
+    wires = [b"\1A\0", b"\1x\1B\0", b"\1b\0", b"\0"]
+    for row, wire in zip(names, wires, strict=True):
+        row[: len(wire)] = np.frombuffer(wire, np.uint8)
+    lengths = np.array([len(wire) for wire in wires], np.uint32)
+    index, match = domains.find_names(names, lengths, 4)
+    assert index.tolist() == [1, 0, c.NO_DOMAIN, c.NO_DOMAIN]
+    assert match.tolist() == [1, 2, 0, 0]
+    assert domains.match_names(names, lengths, 3).tolist() == [True, True, False]
+    assert domains.match_names(names, lengths, 0).tolist() == []
+
+
+@pytest.mark.skipif(JIT_DISABLED, reason="99,999 words take too long without JIT")
+@pytest.mark.skipif(not (SHARED / "vectors").exists(), reason="a list of others that cannot be passed on")
+def test_answers_of_the_go_library() -> None:
+    domains = DomainTable.open(SHARED / "data" / "third-party-99999.dawg")
+    vectors = json.loads((SHARED / "vectors" / "dawg_lookup_shipped.json").read_text())
+    names = [parse_name(name) for name, _, _ in vectors]
+    expected = [(index, 0 if index < 0 else 2 if suffix else 1) for _, index, suffix in vectors]
+    assert find(domains, names) == expected
+
+
+@pytest.mark.skipif(JIT_DISABLED, reason="36,000 words take too long without JIT")
+def test_every_well_known_name() -> None:
+    dawg = Dawg.open(LISTS / "well-known.dawg")
+    words = list(dawg)
+    domains = DomainTable.build(dawg)
+    assert domains.texts(np.arange(len(words))).to_pylist() == words
+    front = [b"\1x" if word.startswith(".") else b"" for word in words]
+    names = [head + parse_name(word.removeprefix(".")) for head, word in zip(front, words, strict=True)]
+    assert find(domains, names) == [(i, 2 if head else 1) for i, head in enumerate(front)]
+    absent = [b"\1x" + name for name, head in zip(names, front, strict=True) if not head]
+    ordered = {word: i for i, word in enumerate(words)}
+    assert find(domains, absent) == [domain_match.match(ordered, wire_to_text(name)) for name in absent]
+
+
+def test_the_file_is_not_needed_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "list.dawg"
+    path.write_bytes(write_dawg(["a.example.", ".b.example."]))
+    domains = DomainTable.open(path)
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    path.unlink()
+    assert domains.match("a.example") == (1, 1)
+    assert domains.match("x.b.example") == (0, 2)
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+def resident() -> int:
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(JIT_DISABLED, reason="too many words without JIT")
+def test_memory_comes_back() -> None:
+    data = write_dawg(f"{i:x}.example.net." for i in range(300_000))
+    dawg = Dawg.from_bytes(data)
+    DomainTable.build(dawg).close()
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    before = resident()
+    for _ in range(5):
+        domains = DomainTable.build(dawg)
+        size = domains.nbytes
+        domains.close()
+        with pytest.raises(ValueError, match="closed"):
+            domains.match("a.example")
+        dropped = DomainTable.build(dawg)
+        arena = weakref.ref(dropped._arena)
+        del dropped
+        assert arena() is None
+    assert size > 6_000_000
+    assert resident() - before < size // 2
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_lists_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "MAX_WORDS", 3)
+    with pytest.raises(ListFileError, match="4 words are more than the 3 supported"):
+        build(["a.", "b.", "c.", "d."])
+    monkeypatch.setattr(table, "MAX_WORDS", 1000)
+    monkeypatch.setattr(table, "MAX_ARENA_BYTES", 600)
+    with pytest.raises(ListFileError, match="its names take more than 600 bytes"):
+        build([f"{i}.example.com." for i in range(100)])
+    with pytest.raises(ListFileError, match="its words take more than 600 bytes"):
+        build(["x" * 700])
