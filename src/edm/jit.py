@@ -71,19 +71,26 @@ if "NUMBA_CACHE_DIR" not in os.environ:
 import numba  # noqa: E402
 import numpy as np  # noqa: E402
 
-JIT_DISABLED = bool(numba.config.DISABLE_JIT)
+JIT_DISABLED = bool(getattr(numba.config, "DISABLE_JIT", False))
+
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+
+def _compiled(function: F, **options: Any) -> F:
+    njit: Any = numba.njit  # its stubs know neither all options nor that the function's type stays
+    compiled: F = njit(**(_OPTIONS | options))(function)
+    return compiled
 
 
 def kernel(function: F) -> F:
     """Compile ``function`` as a kernel: cached on disk, GIL released, division by zero not checked."""
-    compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    return compiled
+    return _compiled(function)
 
 
 def inlined(function: F) -> F:
     """Compile a small helper that kernels call; LLVM inlines it into them."""
-    compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    return compiled
+    return _compiled(function)
 
 
 def pure_kernel(function: F) -> F:
@@ -92,8 +99,7 @@ def pure_kernel(function: F) -> F:
     Numba counts references of array arguments wherever a helper takes one; where it cannot prove them
     superfluous, each costs an atomic operation per row, on a counter that all workers share.
     """
-    compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)
-    return compiled
+    return _compiled(function, _nrt=False)
 
 
 def force_inlined(function: F) -> F:
@@ -102,15 +108,14 @@ def force_inlined(function: F) -> F:
     LLVM leaves a larger helper as a call, which hands over each array as seven words on the stack. As for
     :func:`pure_kernel`, it makes no array.
     """
-    compiled: F = numba.njit(
-        nogil=True,
-        error_model="numpy",
+    return _compiled(
+        function,
+        cache=False,
         _nrt=False,
         forceinline=True,
         no_cpython_wrapper=True,
         no_cfunc_wrapper=True,
-    )(function)
-    return compiled
+    )
 
 
 def cache_folder() -> Path:
@@ -126,24 +131,19 @@ def cache_is_cold() -> bool:
 @inlined
 def u8(buf: Any, i: Any) -> Any:
     """Return byte ``i`` of ``buf`` widened to int64. The caller has checked ``i``."""
-    return np.int64(buf[i])
+    return np.int64(buf[np.uint64(i)])  # an unsigned index spares Numba's check for negative ones
 
 
 @inlined
 def be16(buf: Any, i: Any) -> Any:
     """Return the big-endian 16-bit number at ``i`` as int64. The caller has checked ``i + 2``."""
-    return (np.int64(buf[i]) << 8) | np.int64(buf[i + 1])
+    return (u8(buf, i) << 8) | u8(buf, i + 1)
 
 
 @inlined
 def be32(buf: Any, i: Any) -> Any:
     """Return the big-endian 32-bit number at ``i`` as int64. The caller has checked ``i + 4``."""
-    return (
-        (np.int64(buf[i]) << 24)
-        | (np.int64(buf[i + 1]) << 16)
-        | (np.int64(buf[i + 2]) << 8)
-        | np.int64(buf[i + 3])
-    )
+    return (u8(buf, i) << 24) | (u8(buf, i + 1) << 16) | (u8(buf, i + 2) << 8) | u8(buf, i + 3)
 
 
 __all__ = [

@@ -1,0 +1,249 @@
+"""The daemon: start-up in named steps, the main loop, and a shutdown that drains."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import FrameType
+
+import structlog
+
+from edm.config import Config
+from edm.engine import Engine
+from edm.errors import EdmError
+from edm.input.connection import Limits
+from edm.input.listener import Listener, open_tcp, open_unix, tls_context
+from edm.observe.http import (
+    HttpServer,
+    RotationTimeoutError,
+    ShuttingDownError,
+    debug_server,
+    metrics_server,
+)
+from edm.observe.logs import RateLimited
+from edm.observe.metrics import Metrics
+from edm.rotation.clock import MinuteClock
+from edm.snapshot.reload import Reloader
+
+SWITCH_INTERVAL = 1e-4
+"""Seconds after which a thread that holds the interpreter must give way: readers must not starve."""
+
+
+class Daemon:
+    """Receives dnstap and minimises it until it is told to stop.
+
+    Parameters
+    ----------
+    config : Config
+    read_config : callable
+        Reads the configuration anew for a reload.
+    """
+
+    def __init__(self, config: Config, read_config: Callable[[], Config]) -> None:
+        self.config = config
+        self.log = structlog.get_logger()
+        self.metrics = Metrics()
+        self._limited = RateLimited(self.log, on_suppressed=self.metrics.count_suppressed)
+        self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._reload_wanted = threading.Event()
+        self._failed: str | None = None
+        self._read_config = read_config
+        self._servers: list[HttpServer] = []
+        self.ready = threading.Event()
+
+    # Events of the listener
+
+    def opened(self) -> None:
+        """Count a sender that connected."""
+        self.log.info("dnstap connection opened", connections=self.listener.connections)
+
+    def closed(self, reason: str | None, handshaken: bool) -> None:
+        """Count and log a connection's end."""
+        if reason is None:
+            self.metrics.connection_ended("closed")
+            self.log.info("dnstap connection closed", connections=self.listener.connections)
+        else:
+            self.metrics.connection_ended("error" if handshaken else "handshake_error")
+            self._limited.error("dnstap connection closed with an error", reason=reason)
+
+    def refused(self, reason: str) -> None:
+        """Count and log a connection that was not taken."""
+        self.metrics.connection_ended("refused")
+        self._limited.warning("dnstap connection refused", reason=reason)
+
+    def failed(self, reason: str) -> None:
+        """End the daemon: nothing can be accepted any more."""
+        self._failed = f"accepting dnstap connections failed: {reason}"
+        self._tasks.put(self._stopping.set)
+
+    # Start
+
+    def start(self) -> None:
+        """Start everything; an error names what cannot be used.
+
+        Raises
+        ------
+        EdmError
+        """
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        config = self.config
+        for warning in config.warnings:
+            self.log.warning(warning)
+        self.engine = Engine(config, self.metrics, events=not config.disable_mqtt)
+        self.reloader = Reloader(self.engine, self._read_config)
+        try:
+            self._open_listener()
+        except BaseException:
+            self.engine.seen.close()
+            raise
+        self.metrics.ask("edm_open_connections", lambda: self.listener.connections)
+        self._start_http()
+        self.engine.start()
+        self._install_signals()
+        threading.Thread(target=self._reload_loop, name="edm-reload", daemon=True).start()
+        self.listener.start()
+        self.log.info(
+            "receiving dnstap",
+            address=self.listener.address,
+            workers=config.workers,
+            well_known_domains=len(self.engine.cell.current.well_known),
+            seen_names=self.engine.seen.names,
+        )
+        self.ready.set()
+
+    def _open_listener(self) -> None:
+        config = self.config
+        tls = None
+        if config.input_unix:
+            sock = open_unix(config.input_unix, config.input_unix_mode, config.input_unix_owner)
+        elif config.input_tcp:
+            sock = open_tcp(config.input_tcp, "input-tcp")
+        else:
+            tls = tls_context(
+                config.input_tls_cert_file, config.input_tls_key_file, config.input_tls_client_ca_file
+            )
+            sock = open_tcp(config.input_tls, "input-tls")
+        limits = Limits(
+            max_frame=config.max_frame_size,
+            handshake_timeout=config.input_handshake_timeout,
+            linger=config.input_linger / 1000,
+        )
+        self.listener = Listener(
+            sock, self.engine.intake, limits, self, most=config.input_max_connections, tls=tls
+        )
+
+    def _start_http(self) -> None:
+        config = self.config
+        if config.metrics_address:
+            rotate = self.rotate_on_request if config.enable_manual_parquet_rotation else None
+            self._servers.append(metrics_server(self.metrics, config.metrics_address, rotate))
+        if config.debug_address:
+            self._servers.append(debug_server(config.debug_address))
+        for server in self._servers:
+            server.start()
+
+    def _install_signals(self) -> None:
+        # Handlers only enqueue; the main loop does the work.
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self._tasks.put(self._stopping.set)
+
+        def reload(_number: int, _frame: FrameType | None) -> None:
+            self._tasks.put(self._reload_wanted.set)
+
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGHUP, reload)
+
+    def stop(self) -> None:
+        """Ask the main loop to end; any thread may."""
+        self._tasks.put(self._stopping.set)
+
+    # Run
+
+    def run(self) -> int:
+        """Start, run until told to stop, shut down; return the exit code."""
+        self.start()
+        clock = MinuteClock(time.time)
+        while not self._stopping.is_set():
+            with contextlib.suppress(queue.Empty):
+                self._tasks.get(timeout=clock.wait())()
+            if clock.due():
+                self._rotate()
+        self.shut_down()
+        if self._failed is not None:
+            self.log.error(self._failed)
+            return 1
+        return 0
+
+    def _rotate(self) -> None:
+        try:
+            self.engine.rotate()
+        except Exception:
+            self.metrics.rotations.labels("error").inc()
+            self.log.exception("rotation failed")
+
+    def rotate_on_request(self, timeout: float) -> None:
+        """Rotate now; returns when all frames read before have been handed to the writers.
+
+        Raises
+        ------
+        RotationTimeoutError, ShuttingDownError
+        """
+        if self._stopping.is_set():
+            raise ShuttingDownError("edm is shutting down")
+        deadline = time.monotonic() + timeout
+        done: Future[None] = Future()
+
+        def task() -> None:
+            try:
+                self.engine.intake.drain(max(0.0, deadline - time.monotonic() - 1))
+                self.engine.rotate()
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        self._tasks.put(task)
+        try:
+            done.result(timeout)
+        except TimeoutError:
+            raise RotationTimeoutError("timed out waiting for parquet rotation") from None
+
+    def _reload_loop(self) -> None:
+        # Loading may take seconds; in a thread of its own it does not hold up the rotation clock.
+        while True:
+            self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                self.reloader.reload()
+            except Exception:
+                self.log.exception("reload failed, keeping the old state")
+
+    def shut_down(self) -> None:
+        """Stop accepting, drain what was read, write the last files, close everything."""
+        began = time.monotonic()
+        self.log.info("stopping")
+        self._reload_wanted.set()  # lets the reload thread end
+        self.listener.close(timeout=5.0)
+        self.engine.stop()
+        for server in self._servers:
+            server.stop(5.0)
+        self._limited.flush()
+        self.log.info("stopped", seconds=round(time.monotonic() - began, 3))
+
+
+def run_daemon(config: Config, read_config: Callable[[], Config]) -> int:
+    """Run the daemon; return the exit code. An error of the operator's is logged in one line."""
+    try:
+        return Daemon(config, read_config).run()
+    except EdmError as error:
+        structlog.get_logger().error(str(error))
+        return 1

@@ -1,0 +1,295 @@
+"""The engine: workers, snapshots, rotation and writers, whatever the frames come from.
+
+The daemon and the file minimiser both run this very same engine; they differ only in what feeds the intake
+and who takes the events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import structlog
+
+from edm import __version__
+from edm.config import Config
+from edm.dnstap.json_line import frame_to_json
+from edm.domains.table import DomainTable
+from edm.errors import OutputError
+from edm.input.blocks import Intake
+from edm.new_qname.events import EventBlock
+from edm.new_qname.ordering import NewNames
+from edm.new_qname.queue import EventQueue
+from edm.new_qname.store import SeenStore
+from edm.observe.logs import RateLimited
+from edm.observe.metrics import Metrics
+from edm.output.histogram_writer import HistogramWriter, Retired
+from edm.output.paths import DataDirectory
+from edm.output.session_writer import SessionWriter
+from edm.pipeline import Pipeline
+from edm.rotation.interval import Interval, now_us
+from edm.snapshot import Snapshot, SnapshotCell
+from edm.snapshot.parts import load_clients, load_ignored_names, load_pseudonymiser, load_well_known
+from edm.worker import Worker
+
+SESSION_ROWS = 32768
+"""Rows that a worker gathers before they become a row group."""
+
+EVENT_FLOOR = 65536
+"""Least bound of the event queue: events come a batch at a time, not one by one as in the Go daemon."""
+
+
+CHORES = 5.0
+"""Seconds between two rounds of chores: writing the seen names to disk, summing up suppressed log lines."""
+
+
+def isoformat(us: int) -> str:
+    """Return ``us`` (microseconds since 1970) as RFC 3339 in UTC with microseconds."""
+    return (
+        datetime.fromtimestamp(us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{us % 1_000_000:06d}Z"
+    )
+
+
+class Engine:
+    """Everything between located frames and finished files.
+
+    Parameters
+    ----------
+    config : Config
+        Valid for the purpose.
+    events : bool
+        Whether new names become events.
+
+    Raises
+    ------
+    EdmError
+        A list file, the data directory or the store of seen names cannot be used.
+    """
+
+    def __init__(self, config: Config, metrics: Metrics, *, events: bool) -> None:
+        self.config = config
+        self.metrics = metrics
+        self.log = structlog.get_logger()
+        self._publishing = threading.Lock()
+        self._next_well_known: DomainTable | None = None
+        self._debug_file: IO[str] | None = None
+        workers = config.workers
+        pseudonymiser = load_pseudonymiser(config)
+        clients = load_clients(config)
+        ignored_names = load_ignored_names(config)
+        self.data = DataDirectory(Path(config.data_dir))
+        self.seen = SeenStore.open(
+            self.data.root / "seen-names",
+            limit_entries=config.seen_store_entries,
+            sync=config.pebble_sync,
+        )
+        try:
+            # Only now: another process with this data directory would have been met above.
+            self.data.clean()
+            well_known = load_well_known(config)
+            self._open_debug_file()
+        except BaseException:
+            self.seen.close()
+            raise
+        self.event_queue = EventQueue(max(config.newqname_buffer, EVENT_FLOOR))
+        self.event_sink: Callable[[EventBlock], tuple[int, int]] = self.event_queue.put
+        self.intake = Intake(
+            blocks=4 + 2 * workers,
+            block_size=max(config.block_size, 2 * config.max_frame_size + 8192),
+            linger=config.input_linger / 1000,
+        )
+        self.session_writer = SessionWriter(self.data.sessions, metrics, config.histogram_pending_bytes)
+        self.histogram_writer = HistogramWriter(self.data.outbox, metrics, config.histogram_pending_bytes)
+        interval = self._begin(well_known, config)
+        self.cell = SnapshotCell(
+            Snapshot(
+                generation=1,
+                config=config,
+                pseudonymiser=pseudonymiser,
+                clients=clients,
+                ignored_names=ignored_names,
+                well_known=well_known,
+                interval=interval,
+                sessions=not config.disable_session_files,
+                events=events,
+            ),
+            readers=workers,
+        )
+        self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
+        new_names = NewNames(self.seen, self._emit)
+        self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
+        new_names = NewNames(self.seen, self._emit)
+        self._workers = [
+            Worker(
+                slot,
+                self.intake,
+                self.cell,
+                Pipeline(slot, new_names, self, metrics, debug=self._debug_file is not None),
+                metrics,
+            )
+            for slot in range(workers)
+        ]
+        self._stopped = threading.Event()
+        self._chores = threading.Thread(target=self._do_chores, name="edm-chores", daemon=True)
+        self._ask()
+
+    def _do_chores(self) -> None:
+        # What is due now and then and may wait for the disk: never in the main loop, which rotates.
+        evicted = 0
+        last = False
+        while not last:
+            last = self._stopped.wait(CHORES)
+            self.seen.flush()
+            self.metrics.add(seen_qname_lru_evicted=self.seen.evicted - evicted)
+            evicted = self.seen.evicted
+            for worker in self._workers:
+                worker.pipeline.flush_log()
+            self._limited.flush()
+            self._limited.flush()
+            if self._debug_file is not None:
+                with self._debug_lock:
+                    self._debug_file.flush()
+
+    def _ask(self) -> None:
+        ask = self.metrics.ask
+        ask("edm_new_qname_ch_len", lambda: self.event_queue.events)
+        ask("edm_block_queue_depth", lambda: self.intake.depth)
+        ask("edm_pending_intervals", lambda: self.session_writer.pending + self.histogram_writer.pending)
+        ask("edm_snapshot_generation", lambda: self.cell.current.generation)
+        ask("edm_reader_blocked_seconds_total", lambda: self.intake.blocked_seconds)
+        self.metrics.callback(
+            "edm_reader_longest_blocked_seconds",
+            "Longest time that a reader waited for workers to catch up",
+            lambda: self.intake.longest_blocked,
+        )
+        self.metrics.callback("edm_seen_names", "Names in the store of seen names", lambda: self.seen.names)
+
+    def _open_debug_file(self) -> None:
+        filename = self.config.debug_dnstap_filename
+        if not filename:
+            return
+        try:
+            path = Path(filename)
+            path.touch(mode=0o600)
+            self._debug_file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"debug-dnstap-filename: {filename}: {error.strerror}") from error
+        self._debug_lock = threading.Lock()
+
+    def _begin(self, table: DomainTable, config: Config, start_us: int | None = None) -> Interval:
+        return Interval.begin(
+            workers=config.workers,
+            domains=len(table),
+            explicit_threshold=config.histogram_hll_explicit_threshold,
+            session_rows=SESSION_ROWS,
+            start_us=start_us,
+        )
+
+    # What the pipelines hand out
+
+    def _emit(self, events: EventBlock) -> None:
+        queued, discarded = self.event_sink(events) if len(events) else (0, 0)
+        # The Go daemon counts an event as queued before it finds that its year cannot be written.
+        self.metrics.count_new_qnames(queued + events.dropped, discarded)
+        if events.dropped:
+            self._limited.error("new_qname: response time beyond the year 9999", count=events.dropped)
+        if discarded:
+            self._limited.error("new_qname queue is full, events discarded", count=discarded)
+
+    def session_rows(self, interval: Interval, batch: pa.RecordBatch) -> None:
+        """Hand session rows to their writer; see :class:`edm.pipeline.Outputs`."""
+        self.session_writer.put(interval.serial, interval.start_us, batch)
+
+    def debug_frame(self, frame: bytes) -> None:
+        """Append a frame to the debug file; see :class:`edm.pipeline.Outputs`."""
+        line = frame_to_json(frame)
+        if line is None or self._debug_file is None:
+            return
+        try:
+            with self._debug_lock:
+                self._debug_file.write(line + "\n")
+        except (OSError, ValueError) as error:
+            self.log.error("debug file cannot be written", reason=str(error))
+
+    # Lifecycle
+
+    def start(self) -> None:
+        """Start writers and workers."""
+        self._chores.start()
+        self.session_writer.start()
+        self.histogram_writer.start()
+        for worker in self._workers:
+            worker.start()
+
+    def rotate(self) -> None:
+        """End the interval: publish the next one, wait out the grace period, hand the old one over."""
+        began = time.monotonic()
+        with self._publishing:
+            old = self.cell.current
+            table = self._next_well_known or old.well_known
+            self._next_well_known = None
+            interval = self._begin(table, old.config)
+            self.cell.publish(
+                dataclasses.replace(old, generation=old.generation + 1, well_known=table, interval=interval)
+            )
+            self.cell.retire(old)
+        self._hand_over(old, interval.start_us)
+        self.metrics.rotated(time.monotonic() - began)
+
+    def _hand_over(self, old: Snapshot, stop_us: int) -> None:
+        interval = old.interval
+        ledger = interval.ledger
+        self.metrics.ledger_retired(ledger)
+        if not ledger.closed:
+            self.log.error("ledger of the interval does not balance", **ledger.balance())
+        metadata = {
+            "edm.version": __version__,
+            "edm.interval.start": isoformat(interval.start_us),
+            "edm.interval.stop": isoformat(stop_us),
+            "edm.snapshot.generation": str(old.generation),
+            **ledger.to_metadata(),
+        }
+        for rows in interval.rows:
+            if len(rows):
+                self.session_rows(interval, rows.take())
+        self.session_writer.retire(interval.serial, interval.start_us, stop_us, metadata)
+        self.histogram_writer.put(
+            Retired(interval.start_us, stop_us, interval.accumulators, old.well_known, metadata)
+        )
+
+    def publish(self, **parts: object) -> None:
+        """Publish a snapshot in which ``parts`` are replaced, and wait until no worker uses the old ones."""
+        with self._publishing:
+            old = self.cell.current
+            self.cell.publish(dataclasses.replace(old, generation=old.generation + 1, **parts))  # type: ignore[arg-type]
+            self.cell.retire(old)
+
+    def set_next_well_known(self, table: DomainTable) -> None:
+        """Take ``table`` into use with the next interval: rows are counted per index of the table."""
+        with self._publishing:
+            self._next_well_known = table
+
+    def stop(self, timeout: float = 60.0) -> dict[str, int]:
+        """Drain: work off every block handed in, write the last interval, close everything.
+
+        The readers must have stopped before. Returns the balance of the last interval's ledger.
+        """
+        self.intake.close()
+        for worker in self._workers:
+            worker.thread.join(timeout)
+        self._hand_over(self.cell.current, now_us())
+        self.session_writer.close(timeout)
+        self.histogram_writer.close(timeout)
+        self.event_queue.close()
+        self._stopped.set()
+        self._chores.join(timeout)
+        self.seen.close()
+        if self._debug_file is not None:
+            self._debug_file.close()
+        return self.cell.current.interval.ledger.balance()

@@ -1,0 +1,192 @@
+"""One batch's whole journey, from located frames to counted names, new names and session rows."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from edm.columns import (
+    CLIENT_ADDRESS_INVALID,
+    DNS_PARSE_ERROR,
+    FRAME_LEN,
+    FRAME_OFF,
+    N_FATES,
+    NAME_MAX,
+    PENDING,
+    QUESTION_IGNORED,
+    QUESTIONS,
+    SESSION,
+    SESSION_OFF,
+    UNDECODABLE,
+    WELL_KNOWN,
+    Columns,
+    I64Array,
+)
+from edm.dns.questions import collect_questions
+from edm.dns.walk import walk_messages
+from edm.dnstap.decode import decode_frames
+from edm.domains.hashing import HASH_KEY
+from edm.domains.lookup import hash_names, mark_matches
+from edm.domains.table import DomainTable
+from edm.input.blocks import Block
+from edm.new_qname.events import build_events
+from edm.new_qname.ordering import Found, NewNames
+from edm.observe.ledger import count_fates
+from edm.observe.logs import RateLimited
+from edm.observe.metrics import Metrics
+from edm.rotation.interval import Interval
+from edm.session.cryptopan import PseudonymCache
+from edm.snapshot.snapshot import Snapshot
+
+_MORE_NAMES = 1024
+
+
+class Outputs(Protocol):
+    """Where a batch's results go when they leave the worker."""
+
+    def session_rows(self, interval: Interval, batch: pa.RecordBatch) -> None:
+        """Take session rows of an interval; waits while the writer is behind."""
+
+    def debug_frame(self, frame: bytes) -> None:
+        """Take a frame for the debug file."""
+
+
+class Pipeline:
+    """The pipeline of one worker: its columns, its pseudonym cache, and the stages in order.
+
+    Parameters
+    ----------
+    worker : int
+        Number of the worker; selects its part of an interval.
+    new_names : NewNames
+        Shared by all workers.
+    """
+
+    def __init__(
+        self, worker: int, new_names: NewNames, outputs: Outputs, metrics: Metrics, *, debug: bool = False
+    ) -> None:
+        self._worker = worker
+        self._new_names = new_names
+        self._found: list[Found] = []
+        self._outputs = outputs
+        self._debug = debug
+        self._metrics = metrics
+        self._columns = Columns()
+        self._cache: PseudonymCache | None = None
+        self._counts: I64Array = np.zeros(N_FATES, np.int64)
+        self._more_names = np.zeros((_MORE_NAMES, NAME_MAX), np.uint8)
+        self._more_lengths = np.zeros(_MORE_NAMES, np.uint32)
+        self._more_rows = np.zeros(_MORE_NAMES, np.uint32)
+        self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
+
+    def run(self, block: Block, first: int, n: int, snapshot: Snapshot) -> None:
+        """Take the frames ``first .. first+n-1`` of ``block`` all the way, under one snapshot."""
+        columns = self._columns
+        buf, u32, u64, fate = block.buf, columns.u32, columns.u64, columns.fate
+        interval = snapshot.interval
+        interval.ledger.receive(self._worker, n)
+        u32[FRAME_OFF, :n] = block.off[first : first + n]
+        u32[FRAME_LEN, :n] = block.length[first : first + n]
+
+        decode_frames(buf, u32, u64, fate, n)
+        if self._debug:
+            self._dump(block, first, n)
+        snapshot.clients.filter(buf, u32, fate, n)
+        pseudonyms = self._cache_of(snapshot).pseudonymise(buf, u32, u64, fate, n)
+        walk_messages(buf, block.capacity, u32, fate, n)
+        hash_names(buf, u32, u64, fate, n, HASH_KEY)
+        if snapshot.ignored_names is not None:
+            self._ignore_names(block, n, snapshot.ignored_names)
+        snapshot.well_known.lookup(buf, u32, u64, fate, n)
+        mark_matches(u32, fate, n, WELL_KNOWN)
+        interval.accumulators[self._worker].update(buf, u32, u64, fate, n)
+        self._find_new(block, n, snapshot)
+        finish(fate, n, SESSION if snapshot.sessions else SESSION_OFF)
+        if snapshot.sessions:
+            self._keep_sessions(block, n, interval)
+        self._account(n, interval, pseudonyms.hits, pseudonyms.evictions, pseudonyms.odd_lengths)
+
+    def flush_log(self) -> None:
+        """Log what the rate limit suppressed and has not come again since."""
+        self._limited.flush()
+
+    def _cache_of(self, snapshot: Snapshot) -> PseudonymCache:
+        # A cache belongs to one key for good: under a new key it starts empty by construction.
+        if self._cache is None or self._cache.pseudonymiser is not snapshot.pseudonymiser:
+            self._cache = snapshot.pseudonymiser.new_cache()
+        return self._cache
+
+    def _ignore_names(self, block: Block, n: int, table: DomainTable) -> None:
+        columns = self._columns
+        u32, fate = columns.u32, columns.fate
+        table.lookup(block.buf, u32, columns.u64, fate, n)
+        mark_matches(u32, fate, n, QUESTION_IGNORED)
+        if not (u32[QUESTIONS, :n] > 1).any():
+            return
+        row, question = 0, 1
+        while row < n:
+            count, row, question = collect_questions(
+                block.buf, u32, fate, n, row, question, self._more_names, self._more_lengths, self._more_rows
+            )
+            matched = table.match_names(self._more_names, self._more_lengths, count)
+            rows = self._more_rows[:count][matched]
+            fate[rows] = QUESTION_IGNORED
+
+    def _find_new(self, block: Block, n: int, snapshot: Snapshot) -> None:
+        columns = self._columns
+        candidates = self._new_names.store.candidates(block.buf, columns.u32, columns.fate, n)
+        count = len(candidates.rows)
+        if count:
+            # Which of them are new is decided when all blocks before this one have been looked at; by then the
+            # buffer holds other frames, so the events are written now.
+            events = None
+            if snapshot.events:
+                events = build_events(block.buf, columns.u32, columns.u64, candidates.rows, count)
+            self._found.append(Found(candidates, events))
+
+    def settle(self, block: Block) -> None:
+        """Finish a block all of whose frames have been run: decide which of its names are new."""
+        found, self._found = self._found, []
+        self._new_names.settle(block.sequence, found)
+
+    def _keep_sessions(self, block: Block, n: int, interval: Interval) -> None:
+        columns = self._columns
+        rows = interval.rows[self._worker]
+        counts = rows.append(block.buf, columns.u32, columns.u64, columns.fate, n)
+        if misfits := counts.unknown_families + counts.family_mismatches:
+            self._limited.error("address does not fit its socket family, stored as NULL", count=misfits)
+        if rows.full:
+            self._outputs.session_rows(interval, rows.take())
+
+    def _account(self, n: int, interval: Interval, hits: int, evictions: int, odd: int) -> None:
+        counts = self._counts
+        counts[:] = 0
+        count_fates(self._columns.fate, n, counts)
+        interval.ledger.settle(self._worker, counts)
+        self._metrics.count_fates(counts)
+        self._metrics.count_pseudonyms(hits, evictions)
+        if odd:
+            self._limited.error("address of neither 4 nor 16 bytes, replaced by zeros", count=odd)
+        if counts[UNDECODABLE]:
+            self._limited.error("frame is no dnstap message", count=int(counts[UNDECODABLE]))
+        if counts[DNS_PARSE_ERROR]:
+            self._limited.error("DNS message cannot be parsed", count=int(counts[DNS_PARSE_ERROR]))
+        if counts[CLIENT_ADDRESS_INVALID]:
+            self._limited.error(
+                "client address cannot be parsed, frame ignored", count=int(counts[CLIENT_ADDRESS_INVALID])
+            )
+
+    def _dump(self, block: Block, first: int, n: int) -> None:
+        for i in range(n):
+            if self._columns.fate[i] != UNDECODABLE and self._columns.fate[i] != DNS_PARSE_ERROR:
+                start = int(block.off[first + i])
+                self._outputs.debug_frame(bytes(block.view[start : start + int(block.length[first + i])]))
+
+
+def finish(fate: np.ndarray[tuple[int], np.dtype[np.uint8]], n: int, last: int) -> None:
+    """Give the rows that are still on their way the fate ``last``."""
+    rest = fate[:n]
+    rest[rest == PENDING] = last

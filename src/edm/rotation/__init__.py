@@ -1,0 +1,1 @@
+"""Rotation: the intervals, the clock that ends them, and the hand-over to the writers."""

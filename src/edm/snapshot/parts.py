@@ -1,0 +1,68 @@
+"""Loading the reloadable parts of a snapshot from the files that the configuration names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edm.clients import ClientPrefixes, parse_prefix_file
+from edm.config import Config
+from edm.domains.dawg import Dawg, is_empty_file
+from edm.domains.table import DomainTable
+from edm.errors import ListFileError
+from edm.session.cryptopan import Pseudonymiser, derive_key
+
+
+def load_pseudonymiser(config: Config) -> Pseudonymiser:
+    """Derive the Crypto-PAn key (Argon2id: some 100 ms and 64 MiB).
+
+    Raises
+    ------
+    ConfigError
+        The salt is too short.
+    """
+    secret = derive_key(config.cryptopan_key, config.cryptopan_key_salt)
+    return Pseudonymiser(secret, config.cryptopan_address_entries)
+
+
+def load_clients(config: Config) -> ClientPrefixes:
+    """Read the ignored client prefixes; none if the key is not set or the file holds none.
+
+    Raises
+    ------
+    ListFileError
+        The file cannot be read, or a line of it is no prefix.
+    """
+    if not config.ignored_client_ips_file:
+        return ClientPrefixes.none()
+    return parse_prefix_file(Path(config.ignored_client_ips_file))
+
+
+def load_ignored_names(config: Config) -> DomainTable | None:
+    """Read the ignored question names; ``None`` if the key is not set or the file holds none.
+
+    Raises
+    ------
+    ListFileError
+        The file cannot be read or is no valid DAWG file.
+    """
+    if not config.ignored_question_names_file:
+        return None
+    path = Path(config.ignored_question_names_file)
+    if is_empty_file(path):
+        return None
+    dawg = Dawg.open(path)
+    return DomainTable.build(dawg) if dawg.words else None
+
+
+def load_well_known(config: Config) -> DomainTable:
+    """Read the well-known domains.
+
+    Raises
+    ------
+    ListFileError
+        The file cannot be read, is empty, or is no valid DAWG file.
+    """
+    path = Path(config.well_known_domains_file)
+    if is_empty_file(path):
+        raise ListFileError(f"well-known-domains-file: {path}: is empty")
+    return DomainTable.build(Dawg.open(path))
