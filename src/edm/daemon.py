@@ -245,5 +245,5 @@ def run_daemon(config: Config, read_config: Callable[[], Config]) -> int:
     try:
         return Daemon(config, read_config).run()
     except EdmError as error:
-        structlog.get_logger().error(str(error))
+        structlog.get_logger().error("cannot start", startup_error=str(error))
         return 1

@@ -16,6 +16,7 @@ Traps that the kernels of this package avoid:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -53,10 +54,8 @@ def _choose_cache() -> Path:
     candidates = [Path(base)] if base else []
     if cache_home := os.environ.get("XDG_CACHE_HOME"):
         candidates.append(Path(cache_home) / "edm")
-    try:
+    with contextlib.suppress(RuntimeError):  # no home directory for this user
         candidates.append(Path.home() / ".cache" / "edm")
-    except RuntimeError:  # no home directory for this user
-        pass
     for candidate in candidates:
         folder = candidate / f"kernels-{_source_digest()}"
         if _private(folder):
@@ -123,9 +122,19 @@ def cache_folder() -> Path:
     return Path(os.environ["NUMBA_CACHE_DIR"])
 
 
+def _warm_mark() -> Path:
+    return cache_folder() / f"warm-{_source_digest()}"
+
+
 def cache_is_cold() -> bool:
-    """Tell whether kernels will have to be compiled (nothing cached yet)."""
-    return not JIT_DISABLED and not any(cache_folder().rglob("*.nbi"))
+    """Tell whether the kernels of this version have yet to be compiled on this machine."""
+    return not JIT_DISABLED and not _warm_mark().exists()
+
+
+def mark_cache_warm() -> None:
+    """Note that all kernels are in the cache."""
+    with contextlib.suppress(OSError):
+        _warm_mark().touch()
 
 
 @inlined
@@ -155,6 +164,7 @@ __all__ = [
     "force_inlined",
     "inlined",
     "kernel",
+    "mark_cache_warm",
     "pure_kernel",
     "u8",
 ]

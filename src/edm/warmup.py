@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -9,9 +12,8 @@ from pathlib import Path
 import structlog
 
 from edm.config import Config
-from edm.domains.writer import write_dawg
 from edm.input.reader import FrameReader
-from edm.jit import JIT_DISABLED, cache_is_cold
+from edm.jit import JIT_DISABLED, cache_is_cold, mark_cache_warm
 from edm.observe.metrics import Metrics
 
 
@@ -68,28 +70,56 @@ _FRAMES = (
     sample_frame(b"\x07skipped\x07example\x00", bytes([10, 0, 0, 1])),
 )
 
+# DAWG files of ".example.org." with "www.example.com.", and of "ignored.example."; written out here because the
+# daemon has no other use for the kernels that make such files.
+_WELL_KNOWN = bytes.fromhex(
+    "0000002f0709021c1d0052e3bf75e0e57c385daf0763955cef7939d5d0017bbdd5ce57c385daf0763955ce3779dada"
+)
+_IGNORED = bytes.fromhex("0000001d070801111074b9ddcef79395c8ae72be1c2ed783b1caae8010")
 
-def warm_up() -> None:
-    """Run the whole engine once over a few frames in a scratch folder, so that every kernel is ready.
 
-    With cached kernels this takes a fraction of a second; without, they are compiled, which is announced.
+def warm_up_if_cold() -> None:
+    """Compile the kernels unless that was done before, and announce it, since it takes a while.
+
+    The whole engine is run once over a few frames in a scratch folder. With a warm cache nothing is done here: each
+    kernel is loaded, within milliseconds, when it is first needed.
     """
+    if JIT_DISABLED or not cache_is_cold():
+        return
     log = structlog.get_logger()
-    cold = cache_is_cold()
     began = time.monotonic()
-    if cold:
-        log.info("compiling kernels, once for this version on this machine; this takes about 20 seconds")
-    with tempfile.TemporaryDirectory(prefix="edm-warm-up-") as folder:
-        _run_sample(Path(folder))
-    if cold and not JIT_DISABLED:
-        log.info("kernels are compiled", seconds=round(time.monotonic() - began, 1))
+    log.info("compiling kernels, once for this version on this machine; this takes about 20 seconds")
+    process = _start_precompiling()
+    try:
+        with tempfile.TemporaryDirectory(prefix="edm-warm-up-") as folder:
+            _run_sample(Path(folder))
+    finally:
+        if process is not None:
+            process.kill()  # whatever it has not compiled by now has been compiled here
+            process.wait()
+    mark_cache_warm()
+    log.info("kernels are compiled", seconds=round(time.monotonic() - began, 1))
+
+
+def _start_precompiling() -> subprocess.Popen[bytes] | None:
+    if len(os.sched_getaffinity(0)) < 2:
+        return None
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "edm.precompile"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError:  # it only saves time
+        return None
 
 
 def _run_sample(folder: Path) -> None:
     from edm.engine import Engine  # here, since the engine is what is being warmed up
 
-    (folder / "well-known").write_bytes(write_dawg([".example.org.", "www.example.com."]))
-    (folder / "ignored-names").write_bytes(write_dawg(["ignored.example."]))
+    (folder / "well-known").write_bytes(_WELL_KNOWN)
+    (folder / "ignored-names").write_bytes(_IGNORED)
     (folder / "ignored-clients").write_text("10.0.0.0/8\n2001:db8:ffff::/48\n")
     config = Config(
         cryptopan_key="warm-up",

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from edm.jit import JIT_DISABLED
 from edm.new_qname import store as store_module
 from edm.new_qname.log import HEADER_BYTES, NameLog
 from edm.new_qname.store import SeenStore
+from edm.new_qname.table import Table
 from new_qname.batches import insert, wire
 from oracles.seen_set import SeenSet
 from oracles.siphash import siphash
@@ -146,6 +148,28 @@ def test_names_are_found_during_a_migration(tmp_path: Path) -> None:
     assert not any(insert(store, names(*range(count + 2))))
     assert store.names == count + 2 == np.count_nonzero(store._tables.current.slots)
     store.close()
+
+
+def test_large_tables_are_made_ready_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "LARGE_TABLE_SLOTS", 0)
+    go_on = threading.Event()
+    made: list[int] = []
+
+    def slowly(capacity: int) -> Table:
+        go_on.wait(30)
+        made.append(capacity)
+        return Table(capacity)
+
+    monkeypatch.setattr(store_module, "_populated", slowly)
+    with open_store(tmp_path) as store:
+        for number in range(50):
+            insert(store, names(number))
+        assert store.memory_bytes == 8 * 64  # beyond 60 %, but nobody has waited
+        go_on.set()
+        insert(store, names(*range(50, 60)))
+        assert made == [128]
+        assert store.memory_bytes >= 8 * 128
+        assert not any(insert(store, names(*range(60))))
 
 
 def test_large_tables_are_given_back_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

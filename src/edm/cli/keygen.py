@@ -68,6 +68,8 @@ def _kind(positional: list[str], options: dict[str, str]) -> str:
     if len(kinds) > 1:
         raise UsageError([f"only one of {' and '.join(kinds)} at a time"])
     kind = kinds[0]
+    if options.get("test-ca") == "":
+        raise UsageError(["--test-ca needs a directory"])
     if kind not in _OPTIONS:
         raise UsageError([f"unknown kind of key {kind!r}: signing or client"])
     needed, taken = _OPTIONS[kind]

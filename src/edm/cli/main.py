@@ -39,6 +39,8 @@ COMMANDS: Mapping[str, Command] = {
     "run": Command("edm.cli.run", "receive dnstap and minimise it until stopped"),
     "minimise": Command("edm.cli.minimise", "minimise capture files"),
     "replay": Command("edm.cli.replay", "send capture files to a running daemon"),
+    "inspect": Command("edm.cli.inspect", "show what is in output files and captures"),
+    "dawg": Command("edm.cli.dawg", "make, show, search and check domain list files"),
     "check-config": Command("edm.cli.check_config", "check the configuration and show what is in effect"),
     "init": Command("edm.cli.init", "make a directory with a working local configuration"),
     "keygen": Command("edm.cli.keygen", "make keys and certificates for a test or pilot site"),

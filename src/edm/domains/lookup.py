@@ -17,6 +17,7 @@ from edm.domains.hashing import EXACT, SUFFIX, hash_wire, same_name
 from edm.domains.table_kernels import (
     EMPTY,
     L_CAPACITY,
+    L_GROUP_BITS,
     L_INDEX_BITS,
     L_SUFFIX_LABELS,
     L_SUFFIX_START,
@@ -149,9 +150,14 @@ def lookup_domains(
 
     The arrays behind ``key`` are a table, see :mod:`edm.domains.table`.
     """
-    # Three passes: within each the memory accesses of a row do not depend on another row's or on a branch that is
+    # Several passes: within each the memory accesses of a row do not depend on another row's or on a branch that is
     # hard to predict, so that many cache misses are under way at once. The columns of the result hold what one
     # pass leaves for the next.
+    if layout[L_GROUP_BITS] != U0:
+        # A large table is not in the cache: fetch the slots where the searches begin.
+        for i in range(n):
+            if fate[i] == PENDING:
+                u32[DOMAIN_MATCH, i] = slots[home_slot(u64[QNAME_HASH, i], layout)]
     for i in range(n):
         if fate[i] == PENDING:
             h = u64[QNAME_HASH, i]

@@ -135,10 +135,11 @@ class Connection:
             raise ProtocolError("the stream ended inside a frame")
 
     def _finish(self) -> None:
-        self._sock.settimeout(self._limits.handshake_timeout)
-        self._sock.sendall(encode_control(FINISH))
-        if isinstance(self._sock, ssl.SSLSocket):
-            with contextlib.suppress(OSError):
+        # A sender may go without waiting for FINISH, as unbound does: everything it sent is here all the same.
+        with contextlib.suppress(OSError):
+            self._sock.settimeout(self._limits.handshake_timeout)
+            self._sock.sendall(encode_control(FINISH))
+            if isinstance(self._sock, ssl.SSLSocket):
                 self._sock.unwrap()
 
     def _data_phase(self, source: StreamSource) -> None:

@@ -136,7 +136,8 @@ def open_tcp(address: str, key: str) -> socket.socket:
         ]
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise InputError(f"{key}: {address}: {error.strerror or error}") from error
+        reason = os.strerror(error.errno) if isinstance(error.errno, int) and error.errno > 0 else str(error)
+        raise InputError(f"{key}: {address}: {reason}") from error
 
 
 def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLContext:

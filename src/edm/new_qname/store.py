@@ -8,9 +8,9 @@ happens only to names that were forgotten on purpose or in a power cut.
 Shape of the store:
 
 - The *current* table takes new names, in memory (8 bytes a slot, 10 to 27 bytes a name), and each is appended
-  to a file as well. At opening the file is read into a table: about 15 million names a second.
-- When the table is 60 % full one of double size is begun; every batch moves a bounded number of slots over,
-  and both are probed until the old one is empty.
+  to a file as well. At opening the file is read into a table, some 10 million names a second.
+- When the table is 60 % full one of double size takes over (a large one has been made ready in a thread); every
+  batch moves a bounded number of slots, and both are probed until the old one is empty.
 - When the limit is reached a new *generation* begins: the current table becomes the *previous* one, the
   previous one is dropped with its file. A name found in the previous generation is carried over into the
   current one. So the names asked for last are remembered, ``limit_entries`` of them and at most twice that.
@@ -23,9 +23,10 @@ A name is with the operating system before it is reported as new, so a process m
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,10 @@ FIRST_SLOTS = 1 << 17
 GROW_AT = 0.6
 LAST_LOAD = 0.8  # a table is large enough if the limit fills it no more than this
 FULL_AT = 0.85
-LARGE_TABLE_SLOTS = 1 << 20  # from here on giving a table back takes long enough to have a thread for it
+PREPARE_AT = 0.54
+LARGE_TABLE_SLOTS = (
+    1 << 20
+)  # from here on making a table or giving it back takes so long that a thread does it
 LOG_RECORDS_PER_SLOT = 4  # beyond this (names displaced for days) a log grows no more
 RETRY_SECONDS = 10.0
 # Slots moved per batch: enough to be done when an eighth of the old table's capacity has come in.
@@ -101,6 +105,7 @@ class SeenStore:
         self._logs = logs  # newest first: of the current and the previous generation
         self._cursor = 0  # slots of the migrating table moved so far
         self._remaining = 0  # and fingerprints in the others
+        self._larger: Future[Table] | None = None  # being made ready
         self._retry_at = 0.0
         self._failure_logged = False
         self._retired: list[tuple[Table, NameLog | None]] = []
@@ -276,6 +281,8 @@ class SeenStore:
         self.evicted += int(progress[DISPLACED])
         if self._tables.migrating is not None:
             self._migrate(MOVE_AT_LEAST + MOVE_PER_NAME * total)
+        elif self._larger is None and self._names() >= self._prepare_at:
+            self._larger = self._chores.submit(_populated, 2 * self._tables.current.capacity)
         return int(progress[NEW])
 
     def _save(self, log: NameLog, table: Table, stored: U64Array, progress: I64Array, writes: _Writes) -> int:
@@ -297,6 +304,8 @@ class SeenStore:
         self._growing = capacity < self._final_capacity
         self._needed_at = int(GROW_AT * capacity) if self._growing else self.limit_entries
         self._full_at = int(FULL_AT * capacity)
+        prepares = self._growing and 2 * capacity >= LARGE_TABLE_SLOTS
+        self._prepare_at = int(PREPARE_AT * capacity) if prepares else sys.maxsize
         self._stop = self._needed_at
 
     def _make_room(self) -> bool:
@@ -304,7 +313,9 @@ class SeenStore:
         if self._tables.migrating is not None:
             self._migrate(self._tables.migrating.capacity)
             return False
-        if time.monotonic() >= self._retry_at:
+        full = self._names() >= self._full_at
+        unready = self._larger is not None and not self._larger.done() and not full
+        if not unready and time.monotonic() >= self._retry_at:
             try:
                 if self._growing:
                     self._grow()
@@ -324,11 +335,12 @@ class SeenStore:
                 self._plan()
                 return False
         self._stop = self._full_at
-        return self._names() >= self._full_at
+        return full
 
     def _grow(self) -> None:
         current, _, previous = self._tables
-        larger = Table(2 * current.capacity)
+        prepared, self._larger = self._larger, None
+        larger = prepared.result() if prepared is not None else Table(2 * current.capacity)
         larger.state[CARRIED] = current.carried
         self._cursor, self._remaining = 0, current.count
         self._tables = Tables(larger, current, previous)
@@ -426,6 +438,12 @@ def _load(log: NameLog, first_capacity: int, final_capacity: int) -> Table:
     table = Table(max(first_capacity, min(enough, _capacity_for(log.records, GROW_AT))))
     for fingerprints in log.read():
         table.fill(fingerprints)
+    return table
+
+
+def _populated(capacity: int) -> Table:
+    table = Table(capacity)
+    table.populate()
     return table
 
 

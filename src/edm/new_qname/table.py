@@ -12,7 +12,7 @@ from edm.new_qname.probing import CARRIED, COUNT, N_STATE, drop_seen, fill, mark
 
 MIN_SLOTS = 64
 _HUGE_PAGE = 2 << 20
-_RELEASE_STEP = 16 << 20
+_MEMORY_STEP = 16 << 20
 _FILL_STEP = 1 << 15
 
 
@@ -44,7 +44,7 @@ class Table:
         self.bits = capacity.bit_length() - 1
         # Pages come zeroed from the kernel at their first use, so that even a large table is there at once.
         # Huge pages: with small ones every probe of a large table misses the TLB as well as the cache.
-        self._map = mmap.mmap(-1, 8 * capacity)
+        self._map = mmap.mmap(-1, 8 * capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if 8 * capacity >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self.slots: U64Array = np.frombuffer(self._map, np.uint64, capacity)
@@ -69,13 +69,22 @@ class Table:
             given += int(fill(self.slots, self.bits, self.state, part, part.size, scratch))
         return given
 
+    def populate(self) -> None:
+        """Use all memory of a new table once, with the GIL released.
+
+        Else the first batch of names, spread over the whole table, would wait until every huge page is zeroed:
+        seconds, if the table is large.
+        """
+        for begin in range(0, self.capacity, _MEMORY_STEP // 8):
+            self.slots[begin : begin + _MEMORY_STEP // 8].fill(0)
+
     def release(self) -> None:
         """Give the memory of a retired table back, in small steps: Python unmaps with the GIL held.
 
         A thread that still reads it finds empty slots.
         """
-        for offset in range(0, len(self._map), _RELEASE_STEP):
-            self._map.madvise(mmap.MADV_DONTNEED, offset, min(_RELEASE_STEP, len(self._map) - offset))
+        for offset in range(0, len(self._map), _MEMORY_STEP):
+            self._map.madvise(mmap.MADV_DONTNEED, offset, min(_MEMORY_STEP, len(self._map) - offset))
 
 
 class Tables(NamedTuple):

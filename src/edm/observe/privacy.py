@@ -14,8 +14,9 @@ from typing import Any
 HIDDEN = "<address>"
 """Stands where an address was."""
 
-OPERATOR_KEYS = frozenset({"address", "server", "url"})
-"""Keys whose values are addresses that the operator configured, such as where a server listens."""
+OPERATOR_KEYS = frozenset({"address", "server", "url", "startup_error"})
+"""Keys whose values name what the operator configured, such as where a server listens or why it cannot: at
+start no frame, and so no client address, has come in yet."""
 
 _V4 = r"\d{1,3}(?:\.\d{1,3}){3}"
 _GROUP = r"[0-9A-Fa-f]{1,4}"

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from edm.errors import OutputError
 from edm.histogram.schema import LABEL_COLUMNS, SCHEMA, SKETCH_COLUMNS
+from edm.output.publish import name_parquet_root, publish
 
 ROOT_NAME = b"histogramData"
 """Name of the root of the Parquet schema in the Go daemon's files."""
 
-_MAGIC = b"PAR1"
 _TAIL = 8  # little-endian footer length and magic
 # A string in Thrift's compact protocol is its length and its bytes; Arrow calls the root "schema".
 _ARROW_ROOT = b"\x06schema"
@@ -62,7 +62,7 @@ def write_histogram(
         try:
             written = _write(temporary, batches, metadata)
             _finish(temporary)
-            _publish(temporary, final)
+            publish(temporary, final)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
@@ -112,44 +112,13 @@ def _finish(temporary: Path) -> None:
     """Give the root of the schema its name, and bring the file to disk."""
     with temporary.open("r+b") as file:
         end = file.seek(-_TAIL, os.SEEK_END)
-        length = int.from_bytes(file.read(4), "little")
-        start = end - length
-        file.seek(start)
-        footer = file.read(length)
-        # The root is the first element of the schema, which begins the footer. Nothing in a footer points
-        # into the footer, so its length is free.
-        at = footer.find(_ARROW_ROOT, 0, 32)
-        if at >= 0:
-            root = bytes([len(ROOT_NAME)]) + ROOT_NAME
-            footer = footer[:at] + root + footer[at + len(_ARROW_ROOT) :]
-            file.seek(start)
-            file.write(footer + len(footer).to_bytes(4, "little") + _MAGIC)
+        begin = end - int.from_bytes(file.read(4), "little")
+        file.seek(begin)
+        _, footer = name_parquet_root(file.read(), ROOT_NAME)
+        file.seek(begin)
+        file.write(footer)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _publish(temporary: Path, final: Path) -> None:
-    try:
-        os.link(temporary, final)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        # File systems without hard links. This process alone writes to the directory, so the gap between the
-        # check and the renaming is not open to anybody.
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-            raise
-        if os.path.lexists(final):
-            raise FileExistsError(errno.EEXIST, "File exists", str(final)) from error
-        temporary.rename(final)
-    # From here on the file is there and whole. An error now must not make the caller write the rows again.
-    with suppress(OSError):
-        temporary.unlink()
-    with suppress(OSError):
-        directory = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 __all__ = ["ROOT_NAME", "write_histogram"]

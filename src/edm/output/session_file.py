@@ -7,7 +7,6 @@ when there is room again.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edm.errors import OutputError
+from edm.output.publish import name_parquet_root, publish
 
 ROOT_NAME = b"sessionData"
 """Name of the root of the Parquet schema in the Go daemon's files."""
@@ -38,8 +38,6 @@ DICTIONARY_COLUMNS = (
 """Columns of few distinct values. For the others a dictionary costs more time than it saves bytes."""
 
 _VECTORS = 512  # buffers of one writev; the system allows 1024
-_TAIL = 8  # little-endian footer length and magic
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class _Spool:
@@ -80,13 +78,8 @@ class _Spool:
     def name_root(self) -> None:
         """Give the root of the schema in the footer, the last bytes written, the Go daemon's name."""
         data = b"".join(self.chunks)
-        length = int.from_bytes(data[-_TAIL:-4], "little")
-        start = len(data) - _TAIL - length
-        # The root is the first element of the schema, which begins the footer. Its name is a string of the
-        # Thrift compact protocol: length, bytes. Nothing points into a footer, so its length is free.
-        footer = data[start:-_TAIL].replace(b"\x06schema", bytes([len(ROOT_NAME)]) + ROOT_NAME, 1)
-        tail = len(footer).to_bytes(4, "little") + data[-4:]
-        self.chunks = deque([memoryview(data[:start] + footer + tail)])
+        start, end = name_parquet_root(data, ROOT_NAME)
+        self.chunks = deque([memoryview(data[:start] + end)])
         self.nbytes = len(self.chunks[0])
 
 
@@ -213,7 +206,7 @@ class SessionFile:
         self._drain()
         try:
             os.fsync(self._fd)
-            _publish(self.temporary, final)
+            publish(self.temporary, final)
         except FileExistsError:
             raise
         except OSError as error:
@@ -233,26 +226,3 @@ class SessionFile:
 
 def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
-
-
-def _publish(temporary: Path, final: Path) -> None:
-    try:
-        os.link(temporary, final)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        # Without hard links there is a gap between check and renaming; nobody else writes to the directory.
-        if os.path.lexists(final):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from error
-        temporary.rename(final)
-    # The file is there and whole: an error from here on must not look as if it were not.
-    with suppress(OSError):
-        temporary.unlink(missing_ok=True)
-    with suppress(OSError):
-        folder = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
