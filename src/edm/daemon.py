@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
 import signal
 import sys
@@ -15,6 +16,8 @@ from types import FrameType
 import structlog
 
 from edm.config import Config
+from edm.core.events_out import EventsOut
+from edm.core.upload import Uploader
 from edm.engine import Engine
 from edm.errors import EdmError
 from edm.input.connection import Limits
@@ -97,11 +100,13 @@ class Daemon:
         for warning in config.warnings:
             self.log.warning(warning)
         self.engine = Engine(config, self.metrics, events=not config.disable_mqtt)
-        self.reloader = Reloader(self.engine, self._read_config)
+        self.uploader = Uploader(config, self.engine.data, self.metrics)
+        self.events_out: EventsOut | None = None
         try:
+            self._start_core()
             self._open_listener()
         except BaseException:
-            self.engine.seen.close()
+            self._abandon_start()
             raise
         self.metrics.ask("edm_open_connections", lambda: self.listener.connections)
         self._start_http()
@@ -116,7 +121,28 @@ class Daemon:
             well_known_domains=len(self.engine.cell.current.well_known),
             seen_names=self.engine.seen.names,
         )
+        # What start-up made stays: neither a collection under load nor the one at exit need look at it again.
+        gc.collect()
+        gc.freeze()
         self.ready.set()
+
+    def _start_core(self) -> None:
+        config = self.config
+        self.uploader.start()
+        if not config.disable_mqtt:
+            self.events_out = EventsOut(config, self.engine.event_queue, self.engine.data.root, self.metrics)
+            self.events_out.start()
+        parts: dict[str, Callable[[Config], None]] = {"http_client_certificate": self.uploader.reload}
+        if self.events_out is not None:
+            parts["mqtt_client_certificate"] = self.events_out.reload
+        self.reloader = Reloader(self.engine, self._read_config, parts)
+
+    def _abandon_start(self) -> None:
+        self.uploader.stop(0.0)
+        self.engine.event_queue.close()
+        if self.events_out is not None:
+            self.events_out.stop(1.0)
+        self.engine.seen.close()
 
     def _open_listener(self) -> None:
         config = self.config
@@ -234,6 +260,10 @@ class Daemon:
         self._reload_wanted.set()  # lets the reload thread end
         self.listener.close(timeout=5.0)
         self.engine.stop()
+        grace = float(self.config.shutdown_upload_grace)
+        if self.events_out is not None:
+            self.events_out.stop(max(grace, 1.0))
+        self.uploader.stop(grace)
         for server in self._servers:
             server.stop(5.0)
         self._limited.flush()

@@ -26,7 +26,7 @@ from edm.input.blocks import Intake
 from edm.new_qname.events import EventBlock
 from edm.new_qname.ordering import NewNames
 from edm.new_qname.queue import EventQueue
-from edm.new_qname.store import SeenStore
+from edm.new_qname.store import FOLDER_NAME, SeenStore
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.histogram_writer import HistogramWriter, Retired
@@ -80,23 +80,8 @@ class Engine:
         self._next_well_known: DomainTable | None = None
         self._debug_file: IO[str] | None = None
         workers = config.workers
-        pseudonymiser = load_pseudonymiser(config)
-        clients = load_clients(config)
-        ignored_names = load_ignored_names(config)
-        self.data = DataDirectory(Path(config.data_dir))
-        self.seen = SeenStore.open(
-            self.data.root / "seen-names",
-            limit_entries=config.seen_store_entries,
-            sync=config.pebble_sync,
-        )
-        try:
-            # Only now: another process with this data directory would have been met above.
-            self.data.clean()
-            well_known = load_well_known(config)
-            self._open_debug_file()
-        except BaseException:
-            self.seen.close()
-            raise
+        first = self._load(config, events)
+        self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
         self.event_queue = EventQueue(max(config.newqname_buffer, EVENT_FLOOR))
         self.event_sink: Callable[[EventBlock], tuple[int, int]] = self.event_queue.put
         self.intake = Intake(
@@ -106,38 +91,53 @@ class Engine:
         )
         self.session_writer = SessionWriter(self.data.sessions, metrics, config.histogram_pending_bytes)
         self.histogram_writer = HistogramWriter(self.data.outbox, metrics, config.histogram_pending_bytes)
-        interval = self._begin(well_known, config)
-        self.cell = SnapshotCell(
-            Snapshot(
-                generation=1,
-                config=config,
-                pseudonymiser=pseudonymiser,
-                clients=clients,
-                ignored_names=ignored_names,
-                well_known=well_known,
-                interval=interval,
-                sessions=not config.disable_session_files,
-                events=events,
-            ),
-            readers=workers,
+        self.cell = SnapshotCell(first, readers=workers)
+        self._workers = self._make_workers(workers)
+        self._stopped = threading.Event()
+        self._chores = threading.Thread(target=self._do_chores, name="edm-chores", daemon=True)
+        self._ask()
+
+    def _load(self, config: Config, events: bool) -> Snapshot:
+        pseudonymiser = load_pseudonymiser(config)
+        clients = load_clients(config)
+        ignored_names = load_ignored_names(config)
+        self.data = DataDirectory(Path(config.data_dir))
+        self.seen = SeenStore.open(
+            self.data.root / FOLDER_NAME, limit_entries=config.seen_store_entries, sync=config.pebble_sync
         )
-        self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
+        try:
+            # Only now: another process with this data directory would have been met above.
+            self.data.clean()
+            well_known = load_well_known(config)
+            self._open_debug_file()
+        except BaseException:
+            self.seen.close()
+            raise
+        return Snapshot(
+            generation=1,
+            config=config,
+            pseudonymiser=pseudonymiser,
+            clients=clients,
+            ignored_names=ignored_names,
+            well_known=well_known,
+            interval=self._begin(well_known, config),
+            sessions=not config.disable_session_files,
+            events=events,
+        )
+
+    def _make_workers(self, workers: int) -> list[Worker]:
         new_names = NewNames(self.seen, self._emit)
-        self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
-        new_names = NewNames(self.seen, self._emit)
-        self._workers = [
+        debug = self._debug_file is not None
+        return [
             Worker(
                 slot,
                 self.intake,
                 self.cell,
-                Pipeline(slot, new_names, self, metrics, debug=self._debug_file is not None),
-                metrics,
+                Pipeline(slot, new_names, self, self.metrics, debug=debug),
+                self.metrics,
             )
             for slot in range(workers)
         ]
-        self._stopped = threading.Event()
-        self._chores = threading.Thread(target=self._do_chores, name="edm-chores", daemon=True)
-        self._ask()
 
     def _do_chores(self) -> None:
         # What is due now and then and may wait for the disk: never in the main loop, which rotates.
@@ -150,7 +150,6 @@ class Engine:
             evicted = self.seen.evicted
             for worker in self._workers:
                 worker.pipeline.flush_log()
-            self._limited.flush()
             self._limited.flush()
             if self._debug_file is not None:
                 with self._debug_lock:

@@ -281,7 +281,9 @@ class _Capture:
             "frames_oversized": self._oversized,
             "types": {_type_name(number): count for number, count in self._types.most_common()},
             "fates": fates | {"response": self._fates[PENDING]},
-            "rcodes": {_RCODES.get(code, str(code)): count for code, count in self._rcodes.most_common()},
+            "rcodes": {
+                _RCODES.get(code, f"RCODE{code}"): count for code, count in self._rcodes.most_common()
+            },
             "response_times": [_time(second) for second in self._times] or None,
             "names": len(self._names),
             "top": [{"name": wire_to_text(wire).lower(), "responses": count} for count, wire in most],
@@ -295,7 +297,7 @@ def _add(counter: Counter[int], values: np.ndarray[Any, np.dtype[Any]]) -> None:
 
 
 def _type_name(number: int) -> str:
-    return _MESSAGE_TYPES[number - 1] if 0 < number <= len(_MESSAGE_TYPES) else str(number)
+    return _MESSAGE_TYPES[number - 1] if 0 < number <= len(_MESSAGE_TYPES) else f"type {number}"
 
 
 def _time(seconds: int) -> str:

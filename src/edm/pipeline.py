@@ -15,7 +15,6 @@ from edm.columns import (
     FRAME_OFF,
     N_FATES,
     NAME_MAX,
-    PENDING,
     QUESTION_IGNORED,
     QUESTIONS,
     SESSION,
@@ -34,7 +33,7 @@ from edm.domains.table import DomainTable
 from edm.input.blocks import Block
 from edm.new_qname.events import build_events
 from edm.new_qname.ordering import Found, NewNames
-from edm.observe.ledger import count_fates
+from edm.observe.ledger import settle_fates
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.rotation.interval import Interval
@@ -104,10 +103,10 @@ class Pipeline:
         mark_matches(u32, fate, n, WELL_KNOWN)
         interval.accumulators[self._worker].update(buf, u32, u64, fate, n)
         self._find_new(block, n, snapshot)
-        finish(fate, n, SESSION if snapshot.sessions else SESSION_OFF)
+        settle_fates(fate, n, SESSION if snapshot.sessions else SESSION_OFF, self._counts)
         if snapshot.sessions:
             self._keep_sessions(block, n, interval)
-        self._account(n, interval, pseudonyms.hits, pseudonyms.evictions, pseudonyms.odd_lengths)
+        self._account(interval, pseudonyms.hits, pseudonyms.evictions, pseudonyms.odd_lengths)
 
     def flush_log(self) -> None:
         """Log what the rate limit suppressed and has not come again since."""
@@ -161,10 +160,8 @@ class Pipeline:
         if rows.full:
             self._outputs.session_rows(interval, rows.take())
 
-    def _account(self, n: int, interval: Interval, hits: int, evictions: int, odd: int) -> None:
+    def _account(self, interval: Interval, hits: int, evictions: int, odd: int) -> None:
         counts = self._counts
-        counts[:] = 0
-        count_fates(self._columns.fate, n, counts)
         interval.ledger.settle(self._worker, counts)
         self._metrics.count_fates(counts)
         self._metrics.count_pseudonyms(hits, evictions)
@@ -184,9 +181,3 @@ class Pipeline:
             if self._columns.fate[i] != UNDECODABLE and self._columns.fate[i] != DNS_PARSE_ERROR:
                 start = int(block.off[first + i])
                 self._outputs.debug_frame(bytes(block.view[start : start + int(block.length[first + i])]))
-
-
-def finish(fate: np.ndarray[tuple[int], np.dtype[np.uint8]], n: int, last: int) -> None:
-    """Give the rows that are still on their way the fate ``last``."""
-    rest = fate[:n]
-    rest[rest == PENDING] = last

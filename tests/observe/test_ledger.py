@@ -113,3 +113,16 @@ def test_workers_add_without_losing_any() -> None:
     assert ledger.received == workers * batches * rows
     assert ledger.oversized == workers * batches
     assert ledger.fates()[SESSION] == workers * batches * rows
+
+
+def test_settle_fates_ends_what_is_pending_and_counts_all() -> None:
+    from edm.columns import QUERY, SESSION, WELL_KNOWN
+    from edm.observe.ledger import settle_fates
+
+    fate = np.array([PENDING, QUERY, WELL_KNOWN, PENDING, 200, QUERY, PENDING], np.uint8)
+    counts = np.full(N_FATES, 77, np.int64)
+    settle_fates(fate, 6, SESSION, counts)
+    assert fate.tolist() == [SESSION, QUERY, WELL_KNOWN, SESSION, 200, QUERY, PENDING]
+    expected = [0] * N_FATES
+    expected[SESSION], expected[QUERY], expected[WELL_KNOWN], expected[PENDING] = 2, 2, 1, 1
+    assert counts.tolist() == expected

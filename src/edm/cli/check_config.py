@@ -80,7 +80,66 @@ def socket_can_be_made(cfg: Config) -> Iterator[str]:
         yield f"input-unix: no permission to write to {folder}"
 
 
-CHECKS: list[Check] = [files_are_readable, data_directory_is_usable, socket_can_be_made]
+def lists_are_valid(cfg: Config) -> Iterator[str]:
+    """Yield a line for each list file that is readable but not valid."""
+    from edm.snapshot.parts import load_clients, load_ignored_names, load_well_known
+
+    parts: dict[str, Callable[[Config], object]] = {
+        "well-known-domains-file": load_well_known,
+        "ignored-client-ips-file": load_clients,
+        "ignored-question-names-file": load_ignored_names,
+    }
+    for name, part in parts.items():
+        path = getattr(cfg, KEYS[name].attribute)
+        # What cannot be read at all has a line of its own already.
+        if path and os.access(path, os.R_OK):
+            try:
+                part(cfg)
+            except EdmError as error:
+                yield str(error)
+
+
+def input_certificates_are_valid(cfg: Config) -> Iterator[str]:
+    """Yield a line if the TLS input could not use its certificates."""
+    if cfg.input_tls and cfg.input_tls_cert_file and cfg.input_tls_key_file:
+        from edm.input.listener import tls_context
+
+        try:
+            tls_context(cfg.input_tls_cert_file, cfg.input_tls_key_file, cfg.input_tls_client_ca_file)
+        except EdmError as error:
+            yield str(error)
+
+
+def core_keys_are_valid(cfg: Config) -> Iterator[str]:
+    """Yield a line for each key, certificate or URL that the outputs to Core could not use."""
+    from edm.core.aggregate import upload_problems
+    from edm.core.certificates import ClientCertificate
+    from edm.core.jwk import load_signing_key
+    from edm.core.mqtt import Broker
+
+    if not cfg.disable_histogram_sender:
+        yield from upload_problems(cfg)
+    if not cfg.disable_mqtt:
+        tries: tuple[Callable[[], object], ...] = (
+            lambda: load_signing_key("mqtt-signing-key-file", cfg.mqtt_signing_key_file),
+            lambda: ClientCertificate("mqtt", cfg),
+            lambda: Broker.parse(cfg.mqtt_server),
+        )
+        for attempt in tries:
+            try:
+                attempt()
+            except EdmError as error:
+                yield str(error)
+
+
+CHECKS: list[Check] = [
+    files_are_readable,
+    data_directory_is_usable,
+    socket_can_be_made,
+    lists_are_valid,
+    input_certificates_are_valid,
+    core_keys_are_valid,
+]
 """What is tried beyond validation. Whoever reads a file at start adds the check that its content is good."""
 
 

@@ -45,6 +45,33 @@ def count_fates(fate: Any, n: Any, counts: Any) -> None:
         counts[f] += 1
 
 
+@kernel
+def settle_fates(fate: Any, n: Any, last: Any, counts: Any) -> None:
+    """Give the rows that are still PENDING the fate ``last``, and count the fates.
+
+    Parameters
+    ----------
+    fate : uint8[stride]
+        Fate of each row; changed in place.
+    n : int64
+        Rows of the batch; at most ``stride``.
+    last : int64
+        SESSION or SESSION_OFF.
+    counts : int64[N_FATES]
+        Set to the number of rows of each fate. What is no fate counts as PENDING, as in :func:`count_fates`.
+    """
+    for k in range(N_FATES):
+        counts[k] = 0
+    for i in range(n):
+        f = np.uint64(fate[i])
+        if f == np.uint64(PENDING):
+            fate[i] = last
+            f = np.uint64(np.int64(last))
+        elif f >= np.uint64(N_FATES):
+            f = np.uint64(PENDING)
+        counts[f] += 1
+
+
 class Ledger:
     """The balance of one interval.
 
@@ -125,4 +152,4 @@ class Ledger:
         return metadata
 
 
-__all__ = ["FATE_NAMES", "METADATA_PREFIX", "Ledger", "count_fates"]
+__all__ = ["FATE_NAMES", "METADATA_PREFIX", "Ledger", "count_fates", "settle_fates"]

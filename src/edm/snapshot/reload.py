@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import structlog
 
@@ -21,9 +22,17 @@ class Reloader:
     ----------
     read_config : callable
         Reads the configuration anew, with the same flags and environment as at start.
+    outputs : mapping
+        What else is to take over the new configuration, by name of the part; raises EdmError if it cannot.
     """
 
-    def __init__(self, engine: Engine, read_config: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        read_config: Callable[[], Config],
+        outputs: Mapping[str, Callable[[Config], None]] | None = None,
+    ) -> None:
+        self._outputs = outputs or {}
         self._engine = engine
         self._read_config = read_config
         self._metrics = engine.metrics
@@ -71,6 +80,8 @@ class Reloader:
                 ok = False
             else:
                 parts[field] = loaded
+        for part, take_over in self._outputs.items():
+            ok = self._load(part, partial(take_over, new)) is not UNCHANGED and ok
         table = self._load("well_known_domains", lambda: load_well_known(new))
         if table is UNCHANGED:
             ok = False
