@@ -102,7 +102,7 @@ def test_zero_is_resolved() -> None:
     assert Settings(minimiser_workers=3).workers == 3
     assert Settings().sign_workers >= 1
     assert Settings(mqtt_sign_workers=2).sign_workers == 2
-    assert Settings().seen_store_entries == 268_435_456
+    assert Settings().seen_store_entries == 100_000_000
     assert Settings(qname_seen_store_entries=5).seen_store_entries == 5
 
 

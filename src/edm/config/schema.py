@@ -20,7 +20,7 @@ from edm.config.values import parse_address, parse_mode, parse_owner
 
 SALT_MIN = 8
 """Shortest salt in bytes that Argon2 allows (RFC 9106, 3.1)."""
-SEEN_STORE_DEFAULT = 1 << 28
+SEEN_STORE_DEFAULT = 100_000_000
 """Bound on the stored names when ``qname-seen-store-entries`` is 0."""
 
 

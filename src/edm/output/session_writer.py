@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,7 +62,9 @@ class SessionWriter:
         self._metrics = metrics
         self._limit = limit
         self.on_written = on_written
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_BATCHES)
+        self._tasks: deque[Callable[[], None] | None] = deque()
+        self._batches_waiting = 0
+        self._changed = threading.Condition()
         self._intervals: dict[int, _Open] = {}
         self._retry_at = 0.0
         self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
@@ -75,27 +77,27 @@ class SessionWriter:
 
     def put(self, serial: int, start_us: int, batch: pa.RecordBatch) -> None:
         """Hand over rows of interval ``serial``; waits while the writer is behind, sheds when it is stuck."""
-        try:
-            self._queue.put(partial(self._rows, serial, start_us, batch), timeout=PATIENCE)
-        except queue.Full:
+        with self._changed:
+            room = self._changed.wait_for(lambda: self._batches_waiting < QUEUE_BATCHES, PATIENCE)
+            if room:
+                self._batches_waiting += 1
+                self._enqueue(partial(self._rows, serial, start_us, batch))
+        if not room:
             self._shed(batch.num_rows, "the writer does not get on")
 
     def retire(self, serial: int, start_us: int, stop_us: int, metadata: dict[str, str]) -> None:
-        """Finish the file of interval ``serial`` after all rows handed over before."""
-        self._queue.put(partial(self._retired, serial, start_us, stop_us, metadata))
+        """Finish the file of interval ``serial`` after all rows handed over before. Never waits."""
+        with self._changed:
+            self._enqueue(partial(self._retired, serial, start_us, stop_us, metadata))
 
-    def flush(self, timeout: float) -> bool:
-        """Wait until what was handed over before has been dealt with."""
-        done = threading.Event()
-        try:
-            self._queue.put(done.set, timeout=timeout)
-        except queue.Full:
-            return False
-        return done.wait(timeout)
+    def _enqueue(self, task: Callable[[], None] | None) -> None:
+        self._tasks.append(task)
+        self._changed.notify_all()
 
     def close(self, timeout: float) -> None:
         """Write what is there, make a last try at what is held, and end the thread."""
-        self._queue.put(None)
+        with self._changed:
+            self._enqueue(None)
         self._thread.join(timeout)
 
     @property
@@ -105,11 +107,11 @@ class SessionWriter:
 
     def _run(self) -> None:
         while True:
-            try:
-                task = self._queue.get(timeout=RETRY)
-            except queue.Empty:
-                self._flush_all()
-                continue
+            with self._changed:
+                if not self._changed.wait_for(lambda: bool(self._tasks), RETRY):
+                    task: Callable[[], None] | None = self._flush_all
+                else:
+                    task = self._tasks.popleft()
             if task is None:
                 break
             task()
@@ -129,6 +131,9 @@ class SessionWriter:
         return self._intervals[serial]
 
     def _rows(self, serial: int, start_us: int, batch: pa.RecordBatch) -> None:
+        with self._changed:
+            self._batches_waiting -= 1
+            self._changed.notify_all()
         interval = self._open(serial, start_us)
         interval.held.append(batch)
         self._flush_all()
