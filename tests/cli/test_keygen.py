@@ -165,7 +165,7 @@ def test_nothing_is_overwritten(
         (["client", "--common-name", "c", "--out-dir", "x", "--kid", "k"], "--kid has no meaning for client"),
         (["signing", "client"], "only one of"),
         (["signing", "--test-ca", "x"], "only one of"),
-        (["--test-ca", ""], "--test-ca needs --test-ca"),
+        (["--test-ca", ""], "--test-ca needs a directory"),
         (["server"], "unknown kind of key 'server'"),
         (["signing", "--kid", "ö", "--out", "x"], "printable ASCII"),
         (["client", "--common-name", "c" * 65, "--out-dir", "x"], "1 to 64 printable characters"),

@@ -40,15 +40,38 @@ class StreamSource:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
+        self._ended: Exception | bool = False
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until something can be received (or the stream has ended); tell whether it can."""
-        if self._tls is not None and self._tls.pending():
+        if self._tls is not None and (self._ended or self._tls.pending()):
             return True
         return bool(self._poll.poll(None if timeout is None else max(0, round(timeout * 1000))))
 
     def receive(self, view: memoryview) -> int:
         """Receive into ``view``: bytes, 0 at the end of the stream, -1 if nothing is there now."""
+        if self._tls is None:
+            return self._receive(view)
+        if isinstance(self._ended, Exception):
+            raise self._ended
+        if self._ended:
+            return 0
+        got = self._receive(view)
+        # TLS gives one record at a time, which may hold a single frame: go on until there is no more, so that
+        # the size of a receive tells of the sender's rate as it does without TLS.
+        more = got
+        while more > 0 and got < len(view):
+            try:
+                more = self._receive(view[got:])
+            except OSError as error:  # what came before it still counts
+                self._ended = error
+                break
+            if more == 0:
+                self._ended = True
+            got += max(more, 0)
+        return got
+
+    def _receive(self, view: memoryview) -> int:
         try:
             return self._sock.recv_into(view)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):

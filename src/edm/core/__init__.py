@@ -1,0 +1,1 @@
+"""What talks to TAPIR Core: signed events over MQTT, signed histograms over HTTPS, and their certificates."""

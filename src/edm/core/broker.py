@@ -1,0 +1,65 @@
+"""Where the MQTT broker is: the setting ``mqtt-server`` taken apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from edm.config.validate import MQTT_SCHEMES, server_url
+from edm.errors import ConfigError
+
+_TLS_SCHEMES = frozenset(("ssl", "tls", "mqtts", "mqtt+ssl", "tcps", "wss"))
+_WEBSOCKET_PORTS = {"ws": 80, "wss": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where the broker is and how to speak to it.
+
+    Attributes
+    ----------
+    url : str
+        For messages.
+    host : str
+    port : int or None
+        None if the URL names none and its scheme implies none; no connection can be made then.
+    tls : bool
+    websocket_path : str or None
+        None without WebSocket.
+    """
+
+    url: str
+    host: str
+    port: int | None
+    tls: bool
+    websocket_path: str | None
+
+    @classmethod
+    def parse(cls, server: str) -> Broker:
+        """Return the broker of the setting ``mqtt-server``.
+
+        Raises
+        ------
+        ConfigError
+            It is no usable URL.
+        """
+        url = server_url(server)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise ConfigError(f"mqtt-server: {server}: {error}") from None
+        scheme = parts.scheme.lower()
+        if scheme not in MQTT_SCHEMES:
+            raise ConfigError(f"mqtt-server: {server}: unknown scheme {scheme}")
+        if not parts.hostname:
+            raise ConfigError(f"mqtt-server: {server}: must name a host")
+        path = None
+        if scheme in _WEBSOCKET_PORTS:
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            port = port or _WEBSOCKET_PORTS[scheme]
+        shown = f"{scheme}://{parts.netloc.rpartition('@')[2]}"
+        return cls(shown, parts.hostname, port, scheme in _TLS_SCHEMES, path)
+
+
+__all__ = ["Broker"]
