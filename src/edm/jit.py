@@ -28,6 +28,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _PACKAGE = Path(__file__).resolve().parent
 
+# Numba keeps kernels compiled with and without the bounds check under the same key: whichever came first would
+# serve both, and a test with the check would check nothing. So each mode has a cache folder of its own.
+_MODE = "-boundscheck" if os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0") else ""
+
 
 def _source_digest() -> str:
     # A kernel compiled into its caller is not recompiled by Numba when only the callee's module changed, so
@@ -57,7 +61,7 @@ def _choose_cache() -> Path:
     with contextlib.suppress(RuntimeError):  # no home directory for this user
         candidates.append(Path.home() / ".cache" / "edm")
     for candidate in candidates:
-        folder = candidate / f"kernels-{_source_digest()}"
+        folder = candidate / f"kernels-{_source_digest()}{_MODE}"
         if _private(folder):
             return folder
     # Nothing may be written: compile anew in each process rather than not run at all.
@@ -66,6 +70,8 @@ def _choose_cache() -> Path:
 
 if "NUMBA_CACHE_DIR" not in os.environ:
     os.environ["NUMBA_CACHE_DIR"] = str(_choose_cache())
+elif _MODE and not os.environ["NUMBA_CACHE_DIR"].endswith(_MODE):
+    os.environ["NUMBA_CACHE_DIR"] += "/" + _MODE
 
 import numba  # noqa: E402
 import numpy as np  # noqa: E402

@@ -129,7 +129,10 @@ def test_agrees_with_yacryptopan(secret: bytes, numbers: list[int]) -> None:
     for number in numbers:
         v4, v6 = ipaddress.IPv4Address(number >> 96), ipaddress.IPv6Address(number)
         if v6.ipv4_mapped is None:
-            assert one(secret, str(v6)) == library.anonymize(str(v6))
+            # Compared as numbers: the library writes zeros out in some forms.
+            assert ipaddress.ip_address(one(secret, str(v6))) == ipaddress.ip_address(
+                library.anonymize(str(v6))
+            )
         assert one(secret, str(v4)) == library.anonymize(str(v4))
 
 
