@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q
+PARALLEL := -n auto --dist worksteal
 STAMP := $(VENV)/.installed
 SERVERS := unbound dnsdist dnsperf fstrm-bin mosquitto
 KERNEL_TESTS := tests/framestream tests/dnstap tests/dns tests/clients tests/domains tests/histogram tests/session tests/new_qname tests/observe/test_ledger.py tests/test_names.py tests/test_jit.py tests/test_golden.py
@@ -27,13 +29,14 @@ servers:
 	@sh tests/e2e/install_servers.sh $(SERVERS)
 
 test: setup servers
-	$(BIN)/python -m pytest -q
+	$(PYTEST) $(PARALLEL) -m "not e2e"
+	$(PYTEST) -m e2e
 	$(MAKE) --no-print-directory test-modes
 
 # The kernels once more with every index checked, and as plain Python.
 test-modes: setup
-	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -m "not e2e" $(KERNEL_TESTS)
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -m "not e2e" $(KERNEL_TESTS)
+	NUMBA_BOUNDSCHECK=1 $(PYTEST) $(PARALLEL) -m "not e2e" $(KERNEL_TESTS)
+	NUMBA_DISABLE_JIT=1 $(PYTEST) $(PARALLEL) -m "not e2e" $(KERNEL_TESTS)
 
 check: setup
 	$(BIN)/ruff check .
@@ -49,6 +52,7 @@ format: setup
 	$(BIN)/ruff format .
 
 lock: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-tools
 	$(BIN)/pip-compile --quiet --generate-hashes --all-extras --allow-unsafe --strip-extras --no-emit-index-url \
 	  --no-emit-trusted-host --no-emit-find-links --output-file requirements.lock pyproject.toml
 

@@ -92,9 +92,11 @@ def open_unix(path: str, mode: str = "", owner: str = "") -> socket.socket:
         if owner:
             _change_owner(path, owner)
         sock.listen(128)
-    except OSError as error:
+    except BaseException as error:
         sock.close()
-        raise InputError(f"input-unix: {path}: {error.strerror}") from error
+        if isinstance(error, OSError):
+            raise InputError(f"input-unix: {path}: {error.strerror}") from error
+        raise
     return sock
 
 

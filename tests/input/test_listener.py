@@ -1,0 +1,94 @@
+"""What can be wrong with a listener's settings, and that each ends in an error that names the thing."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+from support.pki import Authority
+
+from edm.errors import InputError, KeyFileError
+from edm.input.listener import open_tcp, open_unix, split_host_port, tls_context
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"))
+
+
+def test_certificate_and_key_that_do_not_belong_together(authority: Authority) -> None:
+    one, other = authority.server("one"), authority.server("other")
+    with pytest.raises(KeyFileError, match="does not belong to the certificate") as error:
+        tls_context(str(one.cert), str(other.key), "")
+    assert str(other.key) in str(error.value)
+    assert str(one.cert) in str(error.value)
+
+
+def test_missing_and_broken_certificates(authority: Authority, tmp_path: Path) -> None:
+    pair = authority.server()
+    with pytest.raises(KeyFileError, match=r"input-tls-key-file: .*no-key: No such file"):
+        tls_context(str(pair.cert), str(tmp_path / "no-key"), "")
+    broken = tmp_path / "broken.pem"
+    broken.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    with pytest.raises(KeyFileError, match=r"broken\.pem"):
+        tls_context(str(broken), str(pair.key), "")
+    with pytest.raises(KeyFileError, match=r"input-tls-client-ca-file: .*broken\.pem"):
+        tls_context(str(pair.cert), str(pair.key), str(broken))
+
+
+def test_only_tls_1_3_and_client_certificates_if_there_is_an_authority(authority: Authority) -> None:
+    pair = authority.server()
+    plain = tls_context(str(pair.cert), str(pair.key), "")
+    assert plain.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert plain.verify_mode is ssl.CERT_NONE
+    strict = tls_context(str(pair.cert), str(pair.key), str(authority.ca))
+    assert strict.verify_mode is ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:53", ("127.0.0.1", 53)),
+        ("[::1]:6000", ("::1", 6000)),
+        (":1", ("", 1)),
+        ("a.b:0", ("a.b", 0)),
+    ],
+)
+def test_addresses(address: str, expected: tuple[str, int]) -> None:
+    assert split_host_port(address, "input-tcp") == expected
+
+
+@pytest.mark.parametrize("address", ["", "53", "::1:53", "host:", "host:port", "host:65536", "host:-1"])
+def test_malformed_addresses_are_named(address: str) -> None:
+    with pytest.raises(InputError, match="input-tcp") as error:
+        split_host_port(address, "input-tcp")
+    assert repr(address) in str(error.value)
+
+
+def test_tcp_address_of_another_host() -> None:
+    with pytest.raises(InputError, match=r"input-tcp: 192\.0\.2\.1:0: Cannot assign requested address"):
+        open_tcp("192.0.2.1:0", "input-tcp")
+
+
+def test_unix_socket_mode_and_owner(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with open_unix(str(path), "0620"):
+        assert path.stat().st_mode & 0o777 == 0o620
+    with pytest.raises(InputError, match="input-unix-owner"):
+        open_unix(str(path), "", "no-such-user-here:")
+
+
+def test_unix_socket_in_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"input-unix: .*/no/s: No such file"):
+        open_unix(str(tmp_path / "no" / "s"))
+
+
+def test_unix_socket_of_a_dead_process_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with open_unix(str(path)) as sock, socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(path))
+        assert sock.accept()[0].close() is None
