@@ -369,3 +369,22 @@ def test_warm_start_is_quick(tmp_path: Path) -> None:
         assert time.monotonic() - began < 20
         assert not daemon.messages("kernels are compiled")
         assert daemon.stop() == 0
+
+
+def test_a_changed_number_of_workers_waits_for_the_restart(tmp_path: Path, frames: list[bytes]) -> None:
+    with Daemon(tmp_path, **settings(tmp_path, minimiser_workers=2)) as daemon:
+        for workers in (1, 4):
+            daemon.reload(minimiser_workers=workers)
+            (entry, *_) = daemon.messages("changed settings require restart")
+            assert entry["settings"] == ["minimiser-workers"]
+            daemon.rotate()
+            send(daemon, frames[:4000])
+        daemon.rotate()
+        assert daemon.metric("edm_ledger_intervals_total", result="imbalance") == 0
+        assert daemon.errors() == []
+        assert daemon.stop() == 0
+    rows = sum(pq.read_metadata(path).num_rows for path in daemon.files(SESSIONS))
+    assert rows == sum(
+        int(pq.read_metadata(p).metadata[b"edm.ledger.session"]) for p in daemon.files(SESSIONS)
+    )
+    assert rows > 0

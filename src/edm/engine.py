@@ -183,7 +183,7 @@ class Engine:
 
     def _begin(self, table: DomainTable, config: Config, start_us: int | None = None) -> Interval:
         return Interval.begin(
-            workers=config.workers,
+            workers=self.config.workers,  # as many as were started, whatever a reload says
             domains=len(table),
             explicit_threshold=config.histogram_hll_explicit_threshold,
             session_rows=SESSION_ROWS,

@@ -313,4 +313,4 @@ def running(folder: Path, **settings: Any) -> Iterator[Daemon]:
     with Daemon(folder, **settings) as daemon:
         yield daemon
         assert daemon.stop() == 0, daemon.tail()
-        assert daemon.errors() == []
+        assert daemon.errors() == [], daemon.tail()

@@ -115,7 +115,7 @@ def core_keys_are_valid(cfg: Config) -> Iterator[str]:
     from edm.core.aggregate import upload_problems
     from edm.core.certificates import ClientCertificate
     from edm.core.jwk import load_signing_key
-    from edm.core.mqtt import Broker
+    from edm.core.broker import Broker
 
     if not cfg.disable_histogram_sender:
         yield from upload_problems(cfg)

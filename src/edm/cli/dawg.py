@@ -29,8 +29,9 @@ SPEC = Spec(
 
 _STDIN = "-"
 _SHOWN = 5
-# Where compile would take a # for the beginning of a comment.
+# What compile would take for the beginning of a comment, or of a suffix entry.
 _COMMENT = re.compile(r"(^|\s)#")
+_STAR = re.compile(r"^\*(?=\.)")
 
 
 def run(args: Arguments) -> int:
@@ -88,7 +89,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 def _dump(names: list[str], _out: str) -> int:
     for word in Dawg.open(names[0]):
-        print(_shown(_COMMENT.sub(r"\1\\035", word)))
+        print(_shown(_STAR.sub(r"\\042", _COMMENT.sub(r"\1\\035", word))))
     return 0
 
 

@@ -133,7 +133,9 @@ class Settings:
         maximum=256 * _MIB,
     )
     qname_seen_entries: int = _work(
-        10_000_000, "Names kept in memory to recognise a name that was seen before.", minimum=1
+        10_000_000,
+        "Accepted for compatibility; has no effect, since all names are recognised in memory.",
+        minimum=1,
     )
     qname_seen_store_entries: int = _work(
         0,
@@ -141,7 +143,9 @@ class Settings:
         minimum=0,
     )
     newqname_buffer: int = _work(
-        1000, "New names that may wait to be handed on; further ones are discarded and counted.", minimum=0
+        1000,
+        "New names that may wait in memory to be handed on, at least 65536; further ones are discarded and counted.",
+        minimum=0,
     )
     histogram_hll_explicit_threshold: int = _work(
         20,

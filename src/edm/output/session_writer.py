@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -64,6 +64,7 @@ class SessionWriter:
         self.on_written = on_written
         self._tasks: deque[Callable[[], None] | None] = deque()
         self._batches_waiting = 0
+        self._turned_away: Counter[int] = Counter()  # rows by interval that found no room for too long
         self._changed = threading.Condition()
         self._intervals: dict[int, _Open] = {}
         self._retry_at = 0.0
@@ -82,6 +83,8 @@ class SessionWriter:
             if room:
                 self._batches_waiting += 1
                 self._enqueue(partial(self._rows, serial, start_us, batch))
+            else:
+                self._turned_away[serial] += batch.num_rows
         if not room:
             self._shed(batch.num_rows, "the writer does not get on")
 
@@ -151,6 +154,8 @@ class SessionWriter:
         if time.monotonic() < self._retry_at:
             return
         for serial, interval in list(self._intervals.items()):
+            with self._changed:
+                interval.lost += self._turned_away.pop(serial, 0)
             try:
                 self._flush(interval)
             except OutputError as error:
