@@ -144,7 +144,7 @@ class Settings:
     )
     newqname_buffer: int = _work(
         1000,
-        "New names that may wait in memory to be handed on, at least 65536; further ones are discarded and counted.",
+        "New names that may wait in memory to be handed on, at least 262144; further ones are discarded and counted.",
         minimum=0,
     )
     histogram_hll_explicit_threshold: int = _work(

@@ -28,7 +28,8 @@ from edm.observe.metrics import Metrics
 CHORES = 1.0
 """Seconds between two looks at what is due from time to time."""
 
-_BATCH_BYTES = 4 * 1024 * 1024
+_BATCH_BYTES = 1024 * 1024
+"""Payload stored in one transaction. A larger batch is hardly faster, and a killed process loses all of it."""
 _CERTIFICATE_CHORE = 60.0
 
 
