@@ -95,6 +95,11 @@ U32_FIELDS = (
     "DOMAIN_MATCH",
     "SOURCE_LEN",
     "DEST_LEN",
+    "QNAME_LABELS",
+    "LEFT_ROW",
+    "FOUND_ROW",
+    "FOUND_INDEX",
+    "FOUND_POS",
 )
 N_U32 = len(U32_FIELDS)
 
@@ -130,6 +135,15 @@ DOMAIN_MATCH = 25  # 0 none, 1 exact entry, 2 suffix entry: the edm_status_bits
 # session (written by pseudonymisation): bytes of the pseudonymised address: 4, 16, or the odd length found
 SOURCE_LEN = 26
 DEST_LEN = 27
+# domains: written with QNAME_HASH; the next four are scratch of a lookup, lists of rows and not fields of a row
+QNAME_LABELS = 28  # labels of the first question's name, the root not counted
+LEFT_ROW = 29
+FOUND_ROW = 30
+FOUND_INDEX = 31
+FOUND_POS = 32
+
+SUFFIX_DEPTH = 8
+"""Parent domains of a question name, counted from the top-level domain, whose hashes a batch holds."""
 
 U64_FIELDS = (
     "RESPONSE_TIME_SEC",
@@ -138,6 +152,9 @@ U64_FIELDS = (
     "SOURCE_LOW",
     "DEST_HIGH",
     "DEST_LOW",
+    *(f"SUFFIX_HASH_{labels}" for labels in range(1, SUFFIX_DEPTH + 1)),
+    "NAME_WORD",
+    "NAME_SUM",
 )
 N_U64 = len(U64_FIELDS)
 
@@ -148,6 +165,12 @@ SOURCE_HIGH = 2
 SOURCE_LOW = 3
 DEST_HIGH = 4
 DEST_LOW = 5
+# Hash of the parent domain with 1 label; the next fields are those with 2 to SUFFIX_DEPTH labels. Only fields for
+# fewer labels than QNAME_LABELS hold a hash. Its low byte tells where in the question name the parent begins.
+SUFFIX_HASH_1 = 6
+# Scratch of the hash (domains), not fields of a row: the words of one name after the other.
+NAME_WORD = 14
+NAME_SUM = 15
 
 HAS_IDENTITY = 1 << 0
 HAS_SOCKET_FAMILY = 1 << 1

@@ -135,6 +135,44 @@ def test_suffix_with_every_number_of_labels() -> None:
         assert find(build(["." + "a." * count]), [deepest, b"\1a" * count + b"\0"]) == [(0, 2), (-1, 0)]
 
 
+def test_the_longest_of_all_parents() -> None:
+    """Parents of many labels and of few among the entries: an exact entry first, then the longest suffix entry."""
+    counts = range(1, 40, 3)
+    words = ["." + "a." * count for count in counts] + ["a." * 20, "b.a.", "a." * 5 + "c."]
+    names = [front + b"\1a" * count + b"\0" for count in range(45) for front in (b"", b"\3WWW", b"\1b")]
+    check(words, [*names, b"\1a" * 5 + b"\1c\0", b"\1a" * 30 + b"\1c\0"])
+
+
+@settings(max_examples=EXAMPLES // 4, deadline=None)
+@given(st.lists(st.integers(1, 63), max_size=20), st.integers(0, 40), st.integers(0, 40))
+def test_hashes_of_parents(sizes: list[int], before: int, behind: int) -> None:
+    """A parent's hash depends neither on what stands before it nor on where in the buffer that is."""
+    labels = [bytes([size]) + bytes(0x41 + (k + size) % 50 for k in range(size)) for size in sizes]
+    while sum(map(len, labels)) > 254:
+        labels.pop()
+    name = b"".join(labels)
+    places = [name, b"\7another" + name] if len(name) <= 246 else [name]
+    found = []
+    for wire in places:
+        buf = np.frombuffer(b"\xee" * before + wire + b"\0" + b"\xee" * behind, np.uint8)
+        for start in (before, before + len(b"\1x")):
+            room = b"\x5a" * (start - before)
+            columns = c.Columns(1)
+            columns.u32[c.QNAME_OFF, 0] = start
+            columns.u32[c.QNAME_LEN, 0] = len(wire) + 1
+            content = np.frombuffer(room + buf.tobytes(), np.uint8).copy()
+            hash_names(content, columns.u32, columns.u64, columns.fate, 1)
+            assert columns.u32[c.QNAME_LABELS, 0] == len(labels) + (wire is not name)
+            hashes = []
+            for count in range(1, min(len(labels), c.SUFFIX_DEPTH + 1)):
+                value = int(columns.u64[c.SUFFIX_HASH_1 + count - 1, 0])
+                assert value & 0xFF == len(wire) - len(b"".join(labels[len(labels) - count :]))
+                hashes.append(value >> 8)
+            found.append(hashes)
+            assert len(set(hashes)) == len(hashes)
+    assert all(hashes == found[0] for hashes in found)
+
+
 def test_rows_that_have_a_fate_are_left_alone() -> None:
     names = [b"\1a\0", b"\1a\0", b"\1b\0"]
     buf, columns = batch(names)
@@ -199,6 +237,7 @@ def test_a_full_tag_is_no_match() -> None:
     assert find(domains, names) == expected
     # The same table with hashes of 0: every name has the same home slot and tag.
     buf, columns = batch([*names, b"\1x\0"])
+    domains._filters[:] = table.ALL_BITS
     domains._slots[:] = 0xFFFFFFFF
     domains._slots[: len(words)] = np.arange(len(words), dtype=np.uint32)
     rows = min(len(words), 200)

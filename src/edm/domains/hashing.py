@@ -35,15 +35,14 @@ def new_hash_key() -> U64Array:
 HASH_KEY = new_hash_key()
 """The key of this process: names hashed with it may be looked up in every table built with it."""
 
-_U16, _U24, _U31, _U32, _U33, _U40, _U48, _U56 = (np.uint64(i) for i in (16, 24, 31, 32, 33, 40, 48, 56))
+_U16, _U24, _U31, _U32, _U40, _U48, _U56 = (np.uint64(i) for i in (16, 24, 31, 32, 40, 48, 56))
 _LOW32 = np.uint64(0xFFFFFFFF)
 _SEVEN_BITS = np.uint64(0x7F7F7F7F7F7F7F7F)
 _HIGH_BITS = np.uint64(0x8080808080808080)
+_NO_CASE = np.uint64(0xDFDFDFDFDFDFDFDF)
 _FROM_A = np.uint64(0x3F3F3F3F3F3F3F3F)  # 0x80 - "A" in each byte
 _BEHIND_Z = np.uint64(0x2525252525252525)  # 0x7F - "Z" in each byte
-_MIX0 = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xFF51AFD7ED558CCD)
-_MIX2 = np.uint64(0xC4CEB9FE1A85EC53)
 
 
 @force_inlined
@@ -70,61 +69,65 @@ def fold(word: Any) -> Any:
 
 
 @force_inlined
-def _product(word: Any, key: Any) -> Any:
-    return ((word + key) & _LOW32) * (((word >> _U32) + (key >> _U32)) & _LOW32)
-
-
-@force_inlined
-def _load_le32(buf: Any, i: Any) -> Any:
-    return (
-        np.uint64(buf[i])
-        | (np.uint64(buf[i + U1]) << U8)
-        | (np.uint64(buf[i + U2]) << _U16)
-        | (np.uint64(buf[i + U3]) << _U24)
-    )
-
-
-@force_inlined
 def load_short(buf: Any, off: Any, size: Any) -> Any:
-    """Return fewer than eight bytes as one number: no other ``size`` bytes give the same."""
-    if size >= U4:
-        return _load_le32(buf, off) | (_load_le32(buf, off + size - U4) << _U32)
-    if size == U0:
-        return U0
-    middle = np.uint64(buf[off + (size >> U1)])
-    return np.uint64(buf[off]) | (middle << U8) | (np.uint64(buf[off + size - U1]) << _U16)
+    """Return fewer than eight bytes as a little-endian number."""
+    word = U0
+    for k in range(size):
+        word |= np.uint64(buf[off + k]) << (k << U3)
+    return word
 
 
-# Names of 8 to 32 bytes, which are nearly all, take the same few instructions whatever their size: four words, of
-# which the later ones begin no later than 8 bytes before the end. Branches on the size would be mispredicted.
+# A name is divided into words of eight bytes from its end, because that is where a name and its parent domains are
+# alike: they have the last words in common. The foremost word, of 1 to 8 bytes, is filled up with zeros at the front;
+# as a name begins with a byte that is not zero, different names have different words.
+
+
+@force_inlined
+def add_word(total: Any, word: Any, k: Any, key: Any) -> Any:
+    """Return the sum over a name's words up to the ``k``-th (uint64) from the end, given that without it."""
+    key_word = key[k & _U31]
+    return total + ((word + key_word) & _LOW32) * (((word >> _U32) + (key_word >> _U32)) & _LOW32)
+
+
+@force_inlined
+def finish(total: Any, key: Any, kind: Any) -> Any:
+    """Return the hash of a name, given the sum over its words; kind: EXACT or SUFFIX."""
+    h = total ^ key[kind]
+    h = (h ^ (h >> _U32)) * _MIX1
+    return h ^ (h >> _U32)
 
 
 @force_inlined
 def hash_wire(buf: Any, off: Any, size: Any, key: Any, kind: Any) -> Any:
     """Return the hash of the ``size`` bytes (uint64) of a wire name at ``off`` (uint64); kind: EXACT or SUFFIX."""
-    # The size tells by how much the last words overlap.
-    total = size * _MIX0
-    if size >= U8:
-        last = size - U8
-        total += _product(fold(load_le(buf, off)), key[0])
-        total += _product(fold(load_le(buf, off + min(U8, last))), key[1])
-        total += _product(fold(load_le(buf, off + min(_U16, last))), key[2])
-        total += _product(fold(load_le(buf, off + min(_U24, last))), key[3])
-        k = U4
-        while (k << U3) < size:
-            total += _product(fold(load_le(buf, off + min(k << U3, last))), key[k & _U31])
-            k += U1
-    else:
-        total += _product(fold(load_short(buf, off, size)), key[0])
-    h = total ^ key[kind]
-    h = (h ^ (h >> _U33)) * _MIX1
-    h = (h ^ (h >> _U33)) * _MIX2
-    return h ^ (h >> _U33)
+    total = U0
+    k = U0
+    left = size
+    while left > U8:
+        left -= U8
+        total = add_word(total, fold(load_le(buf, off + left)), k, key)
+        k += U1
+    if left > U0:
+        word = load_le(buf, off) if size >= U8 else load_short(buf, off, size)
+        total = add_word(total, fold(word << ((U8 - left) << U3)), k, key)
+    return finish(total, key, kind)
 
 
 @force_inlined
 def _differ(folded: Any, at: Any, buf: Any, off: Any, k: Any) -> Any:
-    return load_le(folded, at + k) ^ fold(load_le(buf, off + k))
+    return load_le(folded, at + k) ^ load_le(buf, off + k)
+
+
+@force_inlined
+def _same_folded(folded: Any, at: Any, buf: Any, off: Any, size: Any) -> Any:
+    last = size - U8
+    different = U0
+    k = U0
+    while k < size:
+        p = min(k, last)
+        different |= load_le(folded, at + p) ^ fold(load_le(buf, off + p))
+        k += U8
+    return different == U0
 
 
 @force_inlined
@@ -132,18 +135,21 @@ def same_name(folded: Any, at: Any, buf: Any, off: Any, size: Any) -> Any:
     """Tell whether the lower-case bytes ``folded[at:at+size]`` are the name ``buf[off:off+size]``."""
     if size < U8:
         return load_short(folded, at, size) == fold(load_short(buf, off, size))
+    # Three words whatever the size, since nearly all names have no more; they overlap as they must. Most names are
+    # in lower case already.
     last = size - U8
     different = (
         _differ(folded, at, buf, off, U0)
         | _differ(folded, at, buf, off, min(U8, last))
         | _differ(folded, at, buf, off, min(_U16, last))
-        | _differ(folded, at, buf, off, min(_U24, last))
     )
-    k = _U32
+    k = _U24
     while k < size:
         different |= _differ(folded, at, buf, off, min(k, last))
         k += U8
-    return different == U0
+    if different == U0:
+        return True
+    return different & _NO_CASE == U0 and _same_folded(folded, at, buf, off, size)
 
 
 __all__ = [
@@ -151,6 +157,8 @@ __all__ = [
     "HASH_KEY",
     "KEY_WORDS",
     "SUFFIX",
+    "add_word",
+    "finish",
     "fold",
     "hash_wire",
     "load_le",

@@ -11,17 +11,39 @@ from typing import Any
 
 import numpy as np
 
-from edm.columns import DOMAIN_INDEX, DOMAIN_MATCH, NO_DOMAIN, PENDING, QNAME_HASH, QNAME_LEN, QNAME_OFF
-from edm.domains.bits import U0, U1
-from edm.domains.hashing import EXACT, SUFFIX, hash_wire, same_name
+from edm.columns import (
+    DOMAIN_INDEX,
+    DOMAIN_MATCH,
+    FOUND_INDEX,
+    FOUND_POS,
+    FOUND_ROW,
+    LEFT_ROW,
+    NAME_SUM,
+    NAME_WORD,
+    NO_DOMAIN,
+    PENDING,
+    QNAME_HASH,
+    QNAME_LABELS,
+    QNAME_LEN,
+    QNAME_OFF,
+    SUFFIX_DEPTH,
+    SUFFIX_HASH_1,
+)
+from edm.domains.bits import U0, U1, U2, U3, U4, U7, U8
+from edm.domains.hashing import EXACT, SUFFIX, add_word, finish, fold, hash_wire, load_le, same_name
 from edm.domains.table_kernels import (
     EMPTY,
     L_CAPACITY,
+    L_EXACT_SHIFT,
     L_GROUP_BITS,
     L_INDEX_BITS,
+    L_SUFFIX_FILTER,
     L_SUFFIX_LABELS,
+    L_SUFFIX_SHIFT,
     L_SUFFIX_START,
     L_SUFFIX_STOP,
+    filter_bits,
+    filter_word,
     hash_tag,
     home_slot,
     locate,
@@ -34,7 +56,12 @@ SUFFIX_MATCH = 2
 
 _NONE = np.uint64(NO_DOMAIN)
 _EMPTY = np.uint64(EMPTY)
+_U32 = np.uint64(32)
+_U63 = np.uint64(63)
 _U255 = np.uint64(255)
+_DEPTH = np.uint64(SUFFIX_DEPTH)
+_BEFORE_SUFFIX_HASH = np.uint64(SUFFIX_HASH_1 - 1)
+_HASH_BITS = np.uint64(0xFFFFFFFFFFFFFF00)
 
 
 @force_inlined
@@ -70,20 +97,12 @@ def _is_entry(
 
 @force_inlined
 def _search(
-    buf: Any,
-    off: Any,
-    size: Any,
-    tag: Any,
-    slot: Any,
-    suffix: Any,
-    arena: Any,
-    offsets: Any,
-    slots: Any,
-    layout: Any,
+    buf: Any, off: Any, size: Any, h: Any, suffix: Any, arena: Any, offsets: Any, slots: Any, layout: Any
 ) -> Any:
-    """Return the index of the entry that is this name, from ``slot`` on, or ``_NONE``."""
+    """Return the index of the entry that is this name, or ``_NONE``."""
+    slot = home_slot(h, layout)
     while True:
-        slot = _candidate(slot, tag, slots, layout)
+        slot = _candidate(slot, hash_tag(h, layout), slots, layout)
         if slot == _NONE:
             return _NONE
         index = _index_at(slots, slot, layout)
@@ -96,40 +115,195 @@ def _search(
 
 
 @force_inlined
-def _find_suffix(
-    buf: Any, off: Any, size: Any, key: Any, arena: Any, offsets: Any, slots: Any, labels: Any, layout: Any
-) -> Any:
-    """Return the index of the longest suffix entry that the name is below, or ``_NONE``."""
-    end = off + size
+def _one_if_less(a: Any, b: Any) -> Any:
+    # As arithmetic, because the compiler would make a branch of a comparison.
+    return (a - b) >> _U63
+
+
+@force_inlined
+def _list_pending(u32: Any, fate: Any, n: Any) -> Any:
+    """List the pending rows in ``LEFT_ROW``; return how many there are."""
     left = U0
-    p = off
-    while p < end:
-        p += U1 + np.uint64(buf[p])
-        left += U1
-    p = off
-    while left > U1:
-        p += U1 + np.uint64(buf[p])
-        left -= U1
-        if p < end and left <= layout[L_SUFFIX_LABELS] and labels[left & _U255] != 0:
-            h = hash_wire(buf, p, end - p, key, SUFFIX)
-            tag = hash_tag(h, layout)
-            slot = home_slot(h, layout)
-            index = _search(buf, p, end - p, tag, slot, True, arena, offsets, slots, layout)
-            if index != _NONE:
-                return index
-    return _NONE
+    for i in range(n):
+        u32[LEFT_ROW, left] = i
+        left += U1 if fate[i] == PENDING else U0
+    return left
+
+
+@force_inlined
+def _put_words(buf: Any, u64: Any, end: Any, size: Any, key: Any) -> None:
+    """Write the words of the name before ``end`` to ``NAME_WORD``, the sums before each to ``NAME_SUM``.
+
+    Up to 31 bytes before the name are read, and stand in the words from its foremost on.
+    """
+    # Four words whatever the size: nearly all names have no more, and a branch would often be mispredicted.
+    total = U0
+    for i in range(4):
+        k = np.uint64(i)
+        word = fold(load_le(buf, end - ((k + U1) << U3)))
+        u64[NAME_WORD, k] = word
+        u64[NAME_SUM, k] = total
+        total = add_word(total, word, k, key)
+    k = U4
+    while (k << U3) < size:
+        word = fold(load_le(buf, end - ((k + U1) << U3)))
+        u64[NAME_WORD, k] = word
+        u64[NAME_SUM, k] = total
+        total = add_word(total, word, k, key)
+        k += U1
+
+
+@force_inlined
+def _hash_last(u64: Any, size: Any, key: Any, kind: Any) -> Any:
+    """Return the hash of the last ``size`` bytes (1 or more) of the name whose words were written."""
+    k = (size - U1) >> U3
+    fill = ((U0 - size) & U7) << U3
+    word = (u64[NAME_WORD, k] >> fill) << fill
+    return finish(add_word(u64[NAME_SUM, k], word, k, key), key, kind)
+
+
+@force_inlined
+def _put_suffix_hash(u64: Any, i: Any, count: Any, size: Any, starts: Any, key: Any) -> None:
+    """Write the hash of the parent domain with ``count`` labels (uint64)."""
+    start = (starts >> ((count - U1) << U3)) & _U255
+    h = _hash_last(u64, size - start, key, SUFFIX)
+    u64[_BEFORE_SUFFIX_HASH + count, i] = (h & _HASH_BITS) | start
 
 
 @pure_kernel
 def hash_names(buf: Any, u32: Any, u64: Any, fate: Any, n: Any, key: Any) -> None:
-    """Write ``QNAME_HASH`` of the pending rows: the keyed hash of the question name, letter case ignored.
+    """Write ``QNAME_HASH``, ``QNAME_LABELS`` and ``SUFFIX_HASH_*`` of the pending rows.
 
-    ``QNAME_OFF`` and ``QNAME_LEN`` (1 to 255) give a well-formed wire name; ``key`` is uint64[KEY_WORDS].
+    They are keyed hashes of the question name and its parent domains, letter case ignored. ``QNAME_OFF`` and
+    ``QNAME_LEN`` (1 to 255) give a well-formed wire name; ``key`` is uint64[KEY_WORDS].
     """
-    for i in range(n):
-        if fate[i] == PENDING:
-            off = np.uint64(u32[QNAME_OFF, i])
-            u64[QNAME_HASH, i] = hash_wire(buf, off, np.uint64(u32[QNAME_LEN, i]) - U1, key, EXACT)
+    for j in range(_list_pending(u32, fate, n)):
+        i = np.uint64(u32[LEFT_ROW, j])
+        off = np.uint64(u32[QNAME_OFF, i])
+        size = np.uint64(u32[QNAME_LEN, i]) - U1
+        # Where the last eight labels begin, one byte each, the last label's lowest.
+        starts = U0
+        labels = U0
+        p = U0
+        for _ in range(4):
+            inside = _one_if_less(p, size)
+            starts = (starts << (inside << U3)) | p * inside
+            labels += inside
+            p += (U1 + np.uint64(buf[off + p])) * inside
+        while p < size:
+            starts = (starts << U8) | p
+            labels += U1
+            p += U1 + np.uint64(buf[off + p])
+        u32[QNAME_LABELS, i] = labels
+        if off < _U32 or size == U0:
+            # There is no room before the name for reading whole words, or the name is the root.
+            for count in range(max(min(labels, _DEPTH + U1), U1)):
+                start = (starts >> ((count - U1) << U3)) & _U255 if count > U0 else U0
+                h = hash_wire(buf, off + start, size - start, key, SUFFIX if count > U0 else EXACT)
+                if count == U0:
+                    u64[QNAME_HASH, i] = h
+                else:
+                    u64[_BEFORE_SUFFIX_HASH + count, i] = (h & _HASH_BITS) | start
+            continue
+        _put_words(buf, u64, off + size, size, key)
+        u64[QNAME_HASH, i] = _hash_last(u64, size, key, EXACT)
+        # Two or three labels are usual. With fewer, a hash too many does less harm than a mispredicted branch.
+        _put_suffix_hash(u64, i, U1, size, starts, key)
+        _put_suffix_hash(u64, i, U2, size, starts, key)
+        for count in range(U3, min(labels, _DEPTH + U1)):
+            _put_suffix_hash(u64, i, count, size, starts, key)
+
+
+@force_inlined
+def _pass_exact(u32: Any, u64: Any, left: Any, filters: Any, layout: Any) -> Any:
+    """List in ``FOUND_ROW`` the rows that pass the filter for exact entries; return how many there are.
+
+    All rows of ``LEFT_ROW`` begin without a match.
+    """
+    found = U0
+    for j in range(left):
+        i = np.uint64(u32[LEFT_ROW, j])
+        u32[DOMAIN_INDEX, i] = NO_DOMAIN
+        u32[DOMAIN_MATCH, i] = NO_MATCH
+        h = u64[QNAME_HASH, i]
+        bits = filter_bits(h)
+        passes = (filters[filter_word(h, layout[L_EXACT_SHIFT])] & bits) == bits
+        u32[FOUND_ROW, found] = i
+        found += U1 if passes else U0
+    return found
+
+
+@force_inlined
+def _pass_suffix(
+    u32: Any, u64: Any, left: Any, column: Any, count: Any, filters: Any, layout: Any
+) -> tuple[Any, Any]:
+    """List in ``FOUND_ROW`` the rows with a parent domain of ``count`` labels that passes the suffix filter.
+
+    Returns how many rows are still without a match, which alone stay in ``LEFT_ROW``, and how many were found.
+    """
+    kept = U0
+    found = U0
+    for j in range(left):
+        i = np.uint64(u32[LEFT_ROW, j])
+        is_left = u32[DOMAIN_MATCH, i] == NO_MATCH
+        u32[LEFT_ROW, kept] = i
+        kept += U1 if is_left else U0
+        h = u64[column, i]
+        bits = filter_bits(h)
+        word = filters[layout[L_SUFFIX_FILTER] + filter_word(h, layout[L_SUFFIX_SHIFT])]
+        passes = is_left & (u32[QNAME_LABELS, i] > count) & ((word & bits) == bits)
+        u32[FOUND_ROW, found] = i
+        found += U1 if passes else U0
+    return kept, found
+
+
+@force_inlined
+def _list_candidates(u32: Any, u64: Any, found: Any, column: Any, slots: Any, layout: Any) -> Any:
+    """Keep in ``FOUND_ROW`` the rows whose hash is in a slot, with the slot's index; return their number."""
+    if layout[L_GROUP_BITS] != U0:
+        # A large table is not in the cache: fetch the slots where the searches begin.
+        for j in range(found):
+            u32[FOUND_POS, j] = slots[home_slot(u64[column, np.uint64(u32[FOUND_ROW, j])], layout)]
+    kept = U0
+    for j in range(found):
+        i = np.uint64(u32[FOUND_ROW, j])
+        h = u64[column, i]
+        slot = _candidate(home_slot(h, layout), hash_tag(h, layout), slots, layout)
+        if slot != _NONE:
+            u32[FOUND_ROW, kept] = i
+            u32[FOUND_INDEX, kept] = _index_at(slots, slot, layout)
+            kept += U1
+    return kept
+
+
+@force_inlined
+def _settle(
+    buf: Any,
+    u32: Any,
+    u64: Any,
+    found: Any,
+    column: Any,
+    suffix: Any,
+    arena: Any,
+    offsets: Any,
+    slots: Any,
+    layout: Any,
+) -> None:
+    """Compare the names in ``FOUND_ROW`` with their entries and write the matches."""
+    for j in range(found):
+        u32[FOUND_POS, j] = locate(arena, offsets, layout, np.uint64(u32[FOUND_INDEX, j]))
+    for j in range(found):
+        i = np.uint64(u32[FOUND_ROW, j])
+        h = u64[column, i]
+        start = (h & _U255) if suffix else U0
+        off = np.uint64(u32[QNAME_OFF, i]) + start
+        size = np.uint64(u32[QNAME_LEN, i]) - U1 - start
+        index = np.uint64(u32[FOUND_INDEX, j])
+        if not _is_entry(buf, off, size, suffix, arena, np.uint64(u32[FOUND_POS, j]), index, layout):
+            index = _search(buf, off, size, h, suffix, arena, offsets, slots, layout)
+        if index != _NONE:
+            u32[DOMAIN_INDEX, i] = index
+            u32[DOMAIN_MATCH, i] = SUFFIX_MATCH if suffix else EXACT_MATCH
 
 
 @pure_kernel
@@ -139,6 +313,44 @@ def lookup_domains(
     u64: Any,
     fate: Any,
     n: Any,
+    arena: Any,
+    offsets: Any,
+    slots: Any,
+    filters: Any,
+    labels: Any,
+    layout: Any,
+) -> None:
+    """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows.
+
+    :func:`hash_names` has hashed them with the table's key. The arrays behind ``n`` are the table, see
+    :mod:`edm.domains.table`.
+    """
+    # Exact entries first, then suffix entries of 8 labels, of 7, and so on: each time a few passes over the rows
+    # that are left. Within a pass the memory accesses of a row do not depend on another row's or on a branch that is
+    # hard to predict, so that many cache misses are under way at once.
+    left = _list_pending(u32, fate, n)
+    deepest = min(layout[L_SUFFIX_LABELS], _DEPTH)
+    for step in range(deepest + U1):
+        suffix = step > U0
+        column = np.uint64(QNAME_HASH)
+        if suffix:
+            count = deepest + U1 - step
+            if labels[count] == 0:
+                continue
+            column = _BEFORE_SUFFIX_HASH + count
+            left, found = _pass_suffix(u32, u64, left, column, count, filters, layout)
+        else:
+            found = _pass_exact(u32, u64, left, filters, layout)
+        found = _list_candidates(u32, u64, found, column, slots, layout)
+        _settle(buf, u32, u64, found, column, suffix, arena, offsets, slots, layout)
+
+
+@pure_kernel
+def lookup_deep(
+    buf: Any,
+    u32: Any,
+    fate: Any,
+    n: Any,
     key: Any,
     arena: Any,
     offsets: Any,
@@ -146,48 +358,27 @@ def lookup_domains(
     labels: Any,
     layout: Any,
 ) -> None:
-    """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows; ``QNAME_HASH`` was made with ``key``.
+    """Look for parent domains of more than ``SUFFIX_DEPTH`` labels, whose hash is in no column.
 
-    The arrays behind ``key`` are a table, see :mod:`edm.domains.table`.
+    It comes behind :func:`lookup_domains`; what it finds takes the place of a shorter suffix entry. Few lists need
+    it, so it is no part of that kernel, which must always be compiled.
     """
-    # Several passes: within each the memory accesses of a row do not depend on another row's or on a branch that is
-    # hard to predict, so that many cache misses are under way at once. The columns of the result hold what one
-    # pass leaves for the next.
-    if layout[L_GROUP_BITS] != U0:
-        # A large table is not in the cache: fetch the slots where the searches begin.
-        for i in range(n):
-            if fate[i] == PENDING:
-                u32[DOMAIN_MATCH, i] = slots[home_slot(u64[QNAME_HASH, i], layout)]
     for i in range(n):
-        if fate[i] == PENDING:
-            h = u64[QNAME_HASH, i]
-            u32[DOMAIN_INDEX, i] = _candidate(home_slot(h, layout), hash_tag(h, layout), slots, layout)
-    for i in range(n):
-        if fate[i] == PENDING and u32[DOMAIN_INDEX, i] != NO_DOMAIN:
-            slot = np.uint64(u32[DOMAIN_INDEX, i])
-            u32[DOMAIN_MATCH, i] = locate(arena, offsets, layout, _index_at(slots, slot, layout))
-    for i in range(n):
-        if fate[i] != PENDING:
+        if fate[i] != PENDING or u32[DOMAIN_MATCH, i] == EXACT_MATCH:
             continue
+        left = np.uint64(u32[QNAME_LABELS, i])
         off = np.uint64(u32[QNAME_OFF, i])
-        size = np.uint64(u32[QNAME_LEN, i]) - U1
-        slot = np.uint64(u32[DOMAIN_INDEX, i])
-        index = _NONE
-        if slot != _NONE:
-            pos = np.uint64(u32[DOMAIN_MATCH, i])
-            index = _index_at(slots, slot, layout)
-            if not _is_entry(buf, off, size, False, arena, pos, index, layout):
-                tag = hash_tag(u64[QNAME_HASH, i], layout)
-                index = _search(buf, off, size, tag, slot, False, arena, offsets, slots, layout)
-        match = EXACT_MATCH
-        if index == _NONE:
-            match = NO_MATCH
-            if layout[L_SUFFIX_LABELS] != U0:
-                index = _find_suffix(buf, off, size, key, arena, offsets, slots, labels, layout)
+        end = off + np.uint64(u32[QNAME_LEN, i]) - U1
+        while left > _DEPTH + U1:
+            off += U1 + np.uint64(buf[off])
+            left -= U1
+            if left <= layout[L_SUFFIX_LABELS] and labels[left & _U255] != 0:
+                h = hash_wire(buf, off, end - off, key, SUFFIX)
+                index = _search(buf, off, end - off, h, True, arena, offsets, slots, layout)
                 if index != _NONE:
-                    match = SUFFIX_MATCH
-        u32[DOMAIN_INDEX, i] = index
-        u32[DOMAIN_MATCH, i] = match
+                    u32[DOMAIN_INDEX, i] = index
+                    u32[DOMAIN_MATCH, i] = SUFFIX_MATCH
+                    break
 
 
 @pure_kernel
@@ -198,4 +389,12 @@ def mark_matches(u32: Any, fate: Any, n: Any, new_fate: Any) -> None:
             fate[i] = new_fate
 
 
-__all__ = ["EXACT_MATCH", "NO_MATCH", "SUFFIX_MATCH", "hash_names", "lookup_domains", "mark_matches"]
+__all__ = [
+    "EXACT_MATCH",
+    "NO_MATCH",
+    "SUFFIX_MATCH",
+    "hash_names",
+    "lookup_deep",
+    "lookup_domains",
+    "mark_matches",
+]

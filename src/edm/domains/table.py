@@ -6,6 +6,9 @@ Layout (no Python object per word; 10 million names take about 23 bytes each):
   byte; the size byte 255 alone stands for a word that no name can match.
 - ``offsets``: where the words stand in the arena; in large tables only every eighth word's, and the search steps
   over the size bytes from there.
+- ``filters``: one after the other, for exact and for suffix entries, a filter (Bloom: Space/time trade-offs in hash
+  coding with allowable errors, 1970) of 64-bit words: an entry's hash has two bits set in one of them. Nearly all
+  names that are not in the table cost no more than a look at that word. Large tables have none for exact entries.
 - ``slots``: open-addressing hash table with linear probing. A slot holds the index and, in the bits that
   leaves free, bits of the hash, so that a name that is not in the table rarely costs a look into the arena. A
   hit counts only after all bytes of the name were compared.
@@ -29,6 +32,7 @@ from edm.columns import (
     NAME_MAX,
     QNAME_LEN,
     QNAME_OFF,
+    SUFFIX_DEPTH,
     Columns,
     I64Array,
     U8Array,
@@ -53,6 +57,19 @@ _LARGE = 1 << 18
 _LARGE_GROUP_BITS = 3
 
 
+_MAX_FILTER_WIDTH = 18
+"""Logarithm of the words of the largest filter: 2 MiB; with more than 1.4 million entries it lets more pass."""
+
+_FILTER_BITS = 12
+"""Least bits in a filter per entry: it then lets less than one in forty hashes pass that were not entered."""
+
+ALL_BITS = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+def _filter_width(entries: int) -> int:
+    return min(bit_length(_FILTER_BITS * entries // 64), _MAX_FILTER_WIDTH)
+
+
 class DomainTable:
     """A table built from a DAWG; it does not depend on the file any more.
 
@@ -69,6 +86,8 @@ class DomainTable:
     __slots__ = (
         "_arena",
         "_closed",
+        "_filters",
+        "_is_deep",
         "_key",
         "_labels",
         "_layout",
@@ -87,11 +106,12 @@ class DomainTable:
             raise ListFileError(f"{dawg.name}: {words:,} words are more than the {MAX_WORDS:,} supported")
         large = words >= _LARGE
         group_bits = _LARGE_GROUP_BITS if large else 0
-        capacity = words * 5 // 3 + 2 if large else words * 4 + 2
+        capacity = words * 5 // 3 + 2 if large else words * 3 + 2
         self.words = words
         self._closed = False
         self._key = key
         self._slots: U32Array = np.full(capacity, tk.EMPTY, np.uint32)
+        self._filters: U64Array = np.empty(0, np.uint64)
         self._offsets: U32Array = np.empty((words + (1 << group_bits) - 1) >> group_bits, np.uint32)
         self._labels: U8Array = np.zeros(256, np.uint8)
         self._layout: U64Array = np.zeros(tk.N_LAYOUT, np.uint64)
@@ -137,14 +157,12 @@ class DomainTable:
         for text, ends in dawg.batches():
             done = 0
             while True:
-                done = tk.insert_words(
+                done = tk.append_words(
                     text,
                     ends,
                     done,
-                    self._key,
                     self._arena,
                     self._offsets,
-                    self._slots,
                     self._labels,
                     self._layout,
                     self._odd_index,
@@ -161,6 +179,25 @@ class DomainTable:
         self._odd_ends.resize(meta[tk.F_ODD], refcheck=False)
         self._odd_text.resize(meta[tk.F_ODD_TEXT], refcheck=False)
         self.entries = int(meta[tk.F_ENTRIES])
+        self._make_filters()
+        tk.index_words(self.words, self._key, self._arena, self._slots, self._filters, self._layout)
+        self._is_deep = bool(self._layout[tk.L_SUFFIX_LABELS] > SUFFIX_DEPTH)
+        if self._is_deep:
+            # So that the kernel is not compiled while frames wait.
+            columns = Columns(1)
+            self._lookup_deep(self._arena, columns.u32, columns.fate, 0)
+
+    def _make_filters(self) -> None:
+        suffixes = int(self._layout[tk.L_SUFFIX_STOP] - self._layout[tk.L_SUFFIX_START])
+        # The slots of a large list are not in the cache, but neither would be a filter.
+        exact_bits = 0 if self.words >= _LARGE else _filter_width(self.words - suffixes)
+        suffix_bits = _filter_width(suffixes)
+        self._layout[tk.L_EXACT_SHIFT] = 63 - exact_bits
+        self._layout[tk.L_SUFFIX_SHIFT] = 63 - suffix_bits
+        self._layout[tk.L_SUFFIX_FILTER] = 1 << exact_bits
+        self._filters = np.zeros((1 << exact_bits) + (1 << suffix_bits), np.uint64)
+        if self.words >= _LARGE:
+            self._filters[0] = ALL_BITS
 
     def _make_room(self, meta: I64Array, batch_bytes: int, name: str) -> None:
         used = int(meta[tk.F_ARENA])
@@ -196,6 +233,7 @@ class DomainTable:
                 self._arena,
                 self._offsets,
                 self._slots,
+                self._filters,
                 self._labels,
                 self._layout,
                 self._odd_index,
@@ -216,12 +254,19 @@ class DomainTable:
             u64,
             fate,
             n,
-            self._key,
             self._arena,
             self._offsets,
             self._slots,
+            self._filters,
             self._labels,
             self._layout,
+        )
+        if self._is_deep:
+            self._lookup_deep(buf, u32, fate, n)
+
+    def _lookup_deep(self, buf: U8Array, u32: U32Array, fate: U8Array, n: int) -> None:
+        lk.lookup_deep(
+            buf, u32, fate, n, self._key, self._arena, self._offsets, self._slots, self._labels, self._layout
         )
 
     def find_names(self, names: U8Array, lengths: U32Array, m: int) -> tuple[U32Array, U32Array]:
@@ -324,6 +369,7 @@ class DomainTable:
         for name in ("_slots", "_offsets", "_odd_index"):
             setattr(self, name, np.empty(0, np.uint32))
         self._odd_ends = np.empty(0, np.int64)
+        self._filters = np.empty(0, np.uint64)
 
 
 __all__ = ["MAX_WORDS", "DomainTable"]

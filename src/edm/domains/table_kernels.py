@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edm.domains.bits import U0, U1
+from edm.domains.bits import U0, U1, U8
 from edm.domains.hashing import EXACT, SUFFIX, hash_wire
 from edm.jit import force_inlined, pure_kernel
 from edm.names import ESCAPE_WIDTH, LOWER, put_name
@@ -30,7 +30,12 @@ L_GROUP_BITS = 2  # one offset is kept for every 2^group_bits entries
 L_SUFFIX_START = 3  # the suffix entries are these indexes, because words are sorted and they begin with a dot
 L_SUFFIX_STOP = 4
 L_SUFFIX_LABELS = 5  # labels of the suffix entry with most of them; 0 if there is none
-N_LAYOUT = 6
+# Filters: word of ``filters`` where the one for suffix entries begins, and by how many bits a hash is shifted to give
+# the word of a filter, less one.
+L_SUFFIX_FILTER = 6
+L_EXACT_SHIFT = 7
+L_SUFFIX_SHIFT = 8
+N_LAYOUT = 9
 
 # ``meta``, int64[N_META]: how far filling has come.
 F_WORDS = 0
@@ -41,8 +46,10 @@ F_ENTRIES = 4
 N_META = 5
 
 _NOT_A_NAME = np.uint64(NOT_A_NAME)
-_LOW32 = np.uint64(0xFFFFFFFF)
+_TAG_BITS = np.uint64(0xFFFFFF00)
+_U14 = np.uint64(14)
 _U32 = np.uint64(32)
+_U63 = np.uint64(63)
 
 
 @force_inlined
@@ -53,8 +60,20 @@ def home_slot(h: Any, layout: Any) -> Any:
 
 @force_inlined
 def hash_tag(h: Any, layout: Any) -> Any:
-    """Return the bits of a hash that a slot holds above the index."""
-    return (h & _LOW32) >> layout[L_INDEX_BITS]
+    """Return the bits of a hash that a slot holds above the index; the low byte, which is none, left out."""
+    return (h & _TAG_BITS) >> layout[L_INDEX_BITS]
+
+
+@force_inlined
+def filter_word(h: Any, shift: Any) -> Any:
+    """Return the word of a filter that holds the bits of a hash."""
+    return (h >> U1) >> shift
+
+
+@force_inlined
+def filter_bits(h: Any) -> Any:
+    """Return the bits of that word that are set if the hash is one of those entered."""
+    return (U1 << ((h >> U8) & _U63)) | (U1 << ((h >> _U14) & _U63))
 
 
 @force_inlined
@@ -126,14 +145,12 @@ def text_to_wire(text: Any, start: Any, end: Any, out: Any, at: Any) -> Any:
 
 
 @pure_kernel
-def insert_words(
+def append_words(
     text: Any,
     ends: Any,
     begin: Any,
-    key: Any,
     arena: Any,
     offsets: Any,
-    slots: Any,
     labels: Any,
     layout: Any,
     odd_index: Any,
@@ -147,9 +164,8 @@ def insert_words(
     ----------
     text : uint8[...], ends : int64[words]
         The batch: words in UTF-8, and where each ends.
-    key : uint64[KEY_WORDS]
-    arena, offsets, slots, labels, layout
-        The table, see :mod:`edm.domains.table`. ``slots`` has more slots than there will be words.
+    arena, offsets, labels, layout
+        The table, see :mod:`edm.domains.table`.
     odd_index : uint32[...], odd_ends : int64[...], odd_text : uint8[...]
         Out: index, end and text of the words that match nothing.
     meta : int64[N_META]
@@ -188,13 +204,6 @@ def insert_words(
         else:
             arena[pos] = size
             meta[F_ARENA] = pos + 1 + size
-            h = hash_wire(arena, np.uint64(pos + 1), np.uint64(size), key, SUFFIX if suffix else EXACT)
-            slot = home_slot(h, layout)
-            while slots[slot] != EMPTY:
-                slot += U1
-                if slot == layout[L_CAPACITY]:
-                    slot = U0
-            slots[slot] = (hash_tag(h, layout) << layout[L_INDEX_BITS]) | index
             meta[F_ENTRIES] += 1
         if suffix:
             if layout[L_SUFFIX_STOP] == U0:
@@ -213,6 +222,36 @@ def insert_words(
             offsets[group] = pos
         meta[F_WORDS] += 1
     return ends.size
+
+
+@pure_kernel
+def index_words(words: Any, key: Any, arena: Any, slots: Any, filters: Any, layout: Any) -> None:
+    """Enter the hashes of all ``words`` words of the arena into slots and filters.
+
+    ``key`` is uint64[KEY_WORDS]; the table's arrays are described in :mod:`edm.domains.table`. ``slots`` has more slots
+    than there are words.
+    """
+    pos = U0
+    for k in range(words):
+        index = np.uint64(k)
+        size = np.uint64(arena[pos])
+        pos += U1
+        if size == _NOT_A_NAME:
+            continue
+        suffix = layout[L_SUFFIX_START] <= index < layout[L_SUFFIX_STOP]
+        h = hash_wire(arena, pos, size, key, SUFFIX if suffix else EXACT)
+        pos += size
+        slot = home_slot(h, layout)
+        while slots[slot] != EMPTY:
+            slot += U1
+            if slot == layout[L_CAPACITY]:
+                slot = U0
+        slots[slot] = (hash_tag(h, layout) << layout[L_INDEX_BITS]) | index
+        if suffix:
+            word = layout[L_SUFFIX_FILTER] + filter_word(h, layout[L_SUFFIX_SHIFT])
+        else:
+            word = filter_word(h, layout[L_EXACT_SHIFT])
+        filters[word] |= filter_bits(h)
 
 
 @pure_kernel
@@ -278,17 +317,23 @@ __all__ = [
     "ARENA_ROOM",
     "EMPTY",
     "L_CAPACITY",
+    "L_EXACT_SHIFT",
     "L_GROUP_BITS",
     "L_INDEX_BITS",
+    "L_SUFFIX_FILTER",
     "L_SUFFIX_LABELS",
+    "L_SUFFIX_SHIFT",
     "L_SUFFIX_START",
     "L_SUFFIX_STOP",
     "N_LAYOUT",
     "N_META",
     "TEXT_ROOM",
+    "append_words",
+    "filter_bits",
+    "filter_word",
     "hash_tag",
     "home_slot",
-    "insert_words",
+    "index_words",
     "locate",
     "put_texts",
     "text_to_wire",

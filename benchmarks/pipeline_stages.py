@@ -1,0 +1,182 @@
+"""Where the time of a frame goes inside a worker: the daemon's own pipeline with a clock around each stage."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyarrow as pa
+
+from benchmarks.results import Result, median
+from benchmarks.streams import LISTS, Stream, renew
+from edm import pipeline
+from edm.clients import ClientPrefixes
+from edm.config import Config
+from edm.domains.table import DomainTable
+from edm.engine import Engine
+from edm.histogram.accumulators import Accumulators
+from edm.input import reader
+from edm.input.blocks import Block
+from edm.input.reader import FrameReader
+from edm.new_qname.store import SeenStore
+from edm.observe.metrics import Metrics
+from edm.output.session_file import SessionFile
+from edm.rotation.interval import Interval
+from edm.session.cryptopan import PseudonymCache
+from edm.session.rows import SessionRows
+
+PROBES: Sequence[tuple[str, Any, str]] = (
+    ("locate frames", reader, "locate_frames"),
+    ("decode dnstap", pipeline, "decode_frames"),
+    ("ignored clients", ClientPrefixes, "filter"),
+    ("pseudonymise", PseudonymCache, "pseudonymise"),
+    ("walk DNS", pipeline, "walk_messages"),
+    ("hash names", pipeline, "hash_names"),
+    ("look up domains", DomainTable, "lookup"),
+    ("accumulate", Accumulators, "update"),
+    ("seen: look up", SeenStore, "candidates"),
+    ("seen: insert", SeenStore, "commit"),
+    ("write events", pipeline, "build_events"),
+    ("session append", SessionRows, "append"),
+    ("session take", SessionRows, "take"),
+    ("metrics, ledger", pipeline.Pipeline, "_account"),
+)
+"""Name of the stage, and the attribute that is its only way in. None of them calls another."""
+
+
+class Clock:
+    """Nanoseconds by stage."""
+
+    def __init__(self) -> None:
+        self.ns: dict[str, int] = {}
+
+    def around(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``function`` with its time added to ``stage``."""
+        ns = self.ns
+        now = time.thread_time_ns
+
+        def timed(*args: Any, **named: Any) -> Any:
+            began = now()
+            try:
+                return function(*args, **named)
+            finally:
+                ns[stage] = ns.get(stage, 0) + now() - began
+
+        return timed
+
+
+@contextmanager
+def clocked(clock: Clock) -> Iterator[None]:
+    """Put the clock around all stages while the context lasts."""
+    with ExitStack() as stack:
+        for stage, owner, name in PROBES:
+            stack.enter_context(mock.patch.object(owner, name, clock.around(stage, getattr(owner, name))))
+        yield
+
+
+class Bench:
+    """An engine whose only worker runs in the calling thread, over a stream in memory."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        config = Config(
+            **{  # type: ignore[arg-type]
+                "cryptopan_key": "benchmark",
+                "data_dir": str(folder / "data"),
+                "well_known_domains_file": str(LISTS / "well-known.dawg"),
+                "ignored_question_names_file": str(LISTS / "ignored-names.dawg"),
+                "ignored_client_ips_file": str(LISTS / "ignored-clients"),
+                **settings,
+            }
+        )
+        self.engine = Engine(config, Metrics(), events=True)
+        self.engine.event_sink = lambda events: (len(events), 0)
+        self.batches: list[pa.RecordBatch] = []
+        self.engine.session_rows = self._keep  # type: ignore[method-assign]
+        self._worker = self.engine._workers[0]
+
+    def _keep(self, interval: Interval, batch: pa.RecordBatch) -> None:  # noqa: ARG002
+        self.batches.append(batch)
+
+    def close(self) -> None:
+        """Give the store of seen names free."""
+        self.engine.seen.close()
+
+    def run(self, stream: Stream, clock: Clock) -> None:
+        """Take the whole stream through reader and worker; the times of both are ``reader`` and ``worker``."""
+        intake = self.engine.intake
+        frames = FrameReader(intake, self.engine.config.max_frame_size)
+        data = stream.data.data
+        position = 0
+
+        def receive(view: memoryview) -> int:
+            nonlocal position
+            got = min(len(view), len(data) - position)
+            view[:got] = data[position : position + got]
+            position += got
+            return got
+
+        receive = clock.around("copy", receive)
+        pump = clock.around("reader", frames.pump_block)
+        work = clock.around("worker", self._work)
+        while pump(receive) > 0:
+            while intake.depth:
+                block = intake.get()
+                assert block is not None
+                work(block)
+
+    def _work(self, block: Block) -> None:
+        self._worker.handle(block)
+        self._worker.pipeline.settle(block)
+        self.engine.intake.release(block)
+
+
+def profile(stream: Stream, rounds: int, **settings: object) -> tuple[dict[str, float], list[pa.RecordBatch]]:
+    """Return the nanoseconds per frame of each stage, medians of ``rounds``, and session rows of the last."""
+    taken: list[dict[str, int]] = []
+    with tempfile.TemporaryDirectory(prefix="edm-bench-") as folder:
+        bench = Bench(Path(folder), **settings)
+        try:
+            for number in range(rounds + 1):
+                renew(stream.data, stream.novel, number)
+                bench.batches.clear()
+                clock = Clock()
+                with clocked(clock):
+                    bench.run(stream, clock)
+                taken.append(clock.ns)
+        finally:
+            bench.close()
+    del taken[0]  # warms kernels, caches and tables
+    stages = {stage: median([ns.get(stage, 0) for ns in taken]) / stream.frames for stage in taken[0]}
+    reader_stages = ("locate frames", "copy")
+    inside = sum(ns for stage, ns in stages.items() if stage not in ("worker", "reader", *reader_stages))
+    stages["worker: rest"] = stages["worker"] - inside
+    stages["reader: rest"] = stages["reader"] - sum(stages[stage] for stage in reader_stages)
+    return stages, bench.batches
+
+
+def stages(stream: Stream, name: str, rounds: int, **settings: object) -> list[Result]:
+    """Return a result for each stage."""
+    ns, batches = profile(stream, rounds, **settings)
+    order = [stage for stage, _, _ in PROBES if stage in ns] + ["worker: rest", "worker", "reader: rest"]
+    results = [Result(f"{name}: {stage}", cpu=ns[stage] / 1e9) for stage in order if ns[stage] > 0]
+    if batches:
+        rows = sum(batch.num_rows for batch in batches)
+        seconds = median([_write(batches) for _ in range(rounds)])
+        note = f"{rows / stream.frames:.0%} of the frames"
+        results.append(Result(f"{name}: Parquet, per session row", cpu=seconds / rows, note=note))
+    return results
+
+
+def _write(batches: Sequence[pa.RecordBatch]) -> float:
+    with tempfile.TemporaryDirectory(prefix="edm-bench-") as folder:
+        began = time.process_time()
+        file = SessionFile(Path(folder) / "session.tmp")
+        for batch in batches:
+            file.write(batch)
+        file.close(Path(folder) / "session.parquet", {})
+        return time.process_time() - began
