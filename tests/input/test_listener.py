@@ -7,10 +7,10 @@ import ssl
 from pathlib import Path
 
 import pytest
-from support.pki import Authority
 
 from edm.errors import InputError, KeyFileError
 from edm.input.listener import open_tcp, open_unix, split_host_port, tls_context
+from support.pki import Authority
 
 
 @pytest.fixture(scope="module")

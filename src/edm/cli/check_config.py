@@ -113,9 +113,9 @@ def input_certificates_are_valid(cfg: Config) -> Iterator[str]:
 def core_keys_are_valid(cfg: Config) -> Iterator[str]:
     """Yield a line for each key, certificate or URL that the outputs to Core could not use."""
     from edm.core.aggregate import upload_problems
+    from edm.core.broker import Broker
     from edm.core.certificates import ClientCertificate
     from edm.core.jwk import load_signing_key
-    from edm.core.broker import Broker
 
     if not cfg.disable_histogram_sender:
         yield from upload_problems(cfg)
