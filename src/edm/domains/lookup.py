@@ -322,8 +322,24 @@ def lookup_domains(
 ) -> None:
     """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows.
 
-    :func:`hash_names` has hashed them with the table's key. The arrays behind ``n`` are the table, see
-    :mod:`edm.domains.table`.
+    :func:`hash_names` has hashed them with the table's key.
+
+    Parameters
+    ----------
+    buf, u32, u64, fate, n
+        The block and the columns of a batch, see :mod:`edm.columns`.
+    arena : uint8[:]
+        Names of the table in wire form.
+    offsets : uint32[groups]
+        Where each group of names begins in it.
+    slots : uint32[capacity]
+        The hash table.
+    filters : uint64[:]
+        Rejects nearly all names that have no slot before these are looked at.
+    labels : uint8[:]
+        For each number of labels, whether there are suffix entries with so many.
+    layout : uint64[:]
+        Numbers of the table, ``L_*``.
     """
     # Exact entries first, then suffix entries of 8 labels, of 7, and so on: each time a few passes over the rows
     # that are left. Within a pass the memory accesses of a row do not depend on another row's or on a branch that is
@@ -361,7 +377,9 @@ def lookup_deep(
     """Look for parent domains of more than ``SUFFIX_DEPTH`` labels, whose hash is in no column.
 
     It comes behind :func:`lookup_domains`; what it finds takes the place of a shorter suffix entry. Few lists need
-    it, so it is no part of that kernel, which must always be compiled.
+    it, so it is no part of that kernel, which must always be compiled. The parameters are those of
+    :func:`lookup_domains`, and ``key`` is the uint64[KEY_WORDS] that the table was built with: ``arena``, ``offsets``,
+    ``slots``, ``labels`` and ``layout`` belong to it.
     """
     for i in range(n):
         if fate[i] != PENDING or u32[DOMAIN_MATCH, i] == EXACT_MATCH:
