@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from edm.columns import Columns, U8Array
+from edm.dns.walk import walk_messages
 from edm.histogram.accumulators import Accumulators
 from edm.new_qname.events import build_events
 from edm.session.cryptopan import Pseudonymiser
@@ -16,18 +17,18 @@ from edm.session.rows import SessionRows
 
 
 def compile_late_kernels() -> None:
-    """Compile what the warm-up reaches last: sessions, histograms, events."""
+    """Compile what the warm-up reaches late, in the order in which it gets there."""
     columns = Columns(1)
     buf: U8Array = np.zeros(1024, np.uint8)
     batch = (buf, columns.u32, columns.u64, columns.fate, 0)
-    rows = SessionRows(1)
-    rows.append(*batch)
+    Pseudonymiser(bytes(32), 1).new_cache().pseudonymise(*batch)
+    walk_messages(buf, 512, columns.u32, columns.fate, 0)
     parts = [Accumulators(1, 20), Accumulators(1, 20)]
     for part in parts:
         part.update(*batch)
-    Accumulators.merge(parts).to_table(lambda _: [], 0)
     build_events(buf, columns.u32, columns.u64, np.zeros(1, np.int64), 0)
-    Pseudonymiser(bytes(32), 1).new_cache().pseudonymise(*batch)
+    SessionRows(1).append(*batch)
+    Accumulators.merge(parts).to_table(lambda _: [], 0)
 
 
 if __name__ == "__main__":
