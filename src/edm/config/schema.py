@@ -110,7 +110,7 @@ class Settings:
         maximum=3600,
     )
     input_linger: int = _input(
-        20,
+        30,
         "How long the frames of a light sender are collected before they are worked on.",
         unit="milliseconds",
         minimum=0,
