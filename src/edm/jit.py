@@ -19,8 +19,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,14 +34,37 @@ _PACKAGE = Path(__file__).resolve().parent
 _MODE = "-boundscheck" if os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0") else ""
 
 
-def _source_digest() -> str:
-    # A kernel compiled into its caller is not recompiled by Numba when only the callee's module changed, so
-    # the cache folder is named after the text of the whole package.
+_DECORATED = re.compile(rb"^@(?:kernel|inlined|pure_kernel|force_inlined)\b", re.MULTILINE)
+_IMPORTED = re.compile(rb"^(?:from|import) (edm[\w.]*)(?: import (\w+))?", re.MULTILINE)
+
+
+def _digest(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
+    for path in sorted(paths):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _kernel_sources() -> set[Path]:
+    """Return the modules that define kernels and all modules of the package that these import."""
+    texts = {path: path.read_bytes() for path in _PACKAGE.rglob("*.py")}
+    found = {path for path, text in texts.items() if _DECORATED.search(text)} | {_PACKAGE / "jit.py"}
+    queue = list(found)
+    while queue:
+        for module, name in _IMPORTED.findall(texts[queue.pop()]):
+            stem = _PACKAGE.joinpath(*module.decode().split(".")[1:])
+            for path in (stem.with_suffix(".py"), stem / "__init__.py", stem / f"{name.decode()}.py"):
+                if path in texts and path not in found:
+                    found.add(path)
+                    queue.append(path)
+    return found
+
+
+def _source_digest() -> str:
+    # A kernel compiled into its caller is not recompiled by Numba when only the callee's module changed, so
+    # the cache folder is named after the text of everything that can be compiled into a kernel.
+    return _digest(_kernel_sources())
 
 
 def _private(folder: Path) -> bool:
@@ -129,7 +153,8 @@ def cache_folder() -> Path:
 
 
 def _warm_mark() -> Path:
-    return cache_folder() / f"warm-{_source_digest()}"
+    # Named after the whole package: what calls the kernels decides for which types they are compiled.
+    return cache_folder() / f"warm-{_digest(_PACKAGE.rglob('*.py'))}"
 
 
 def cache_is_cold() -> bool:
