@@ -229,7 +229,7 @@ def kernels() -> Iterator[tuple[str, ast.FunctionDef, str]]:
         for node in module.body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
-                if decorators & {"kernel", "pure_kernel"}:
+                if decorators & {"kernel", "allocating_kernel"}:
                     texts = (ast.get_docstring(node) or "", ast.get_docstring(module) or "")
                     yield f"{path.relative_to(SOURCE)}: {node.name}", node, "\n".join(texts)
 

@@ -34,7 +34,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _MODE = "-boundscheck" if os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0") else ""
 
 
-_DECORATED = re.compile(rb"^@(?:kernel|inlined|pure_kernel|force_inlined)\b", re.MULTILINE)
+_DECORATED = re.compile(rb"^@(?:kernel|allocating_kernel|inlined|force_inlined)\b", re.MULTILINE)
 _IMPORTED = re.compile(rb"^(?:from|import) (edm[\w.]*)(?: import (\w+))?", re.MULTILINE)
 
 
@@ -113,29 +113,29 @@ def _compiled(function: F, **options: Any) -> F:
 
 
 def kernel(function: F) -> F:
-    """Compile ``function`` as a kernel: cached on disk, GIL released, division by zero not checked."""
+    """Compile ``function`` as a kernel: cached on disk, GIL released, division by zero not checked.
+
+    It makes no array, not even a view, and so needs no reference counts. Numba would count references of array
+    arguments wherever a helper takes one; where it cannot prove them superfluous, each costs an atomic operation
+    per row, on a counter that all workers share.
+    """
+    return _compiled(function, _nrt=False)
+
+
+def allocating_kernel(function: F) -> F:
+    """Compile a kernel that makes arrays of its own; for what happens rarely."""
     return _compiled(function)
 
 
 def inlined(function: F) -> F:
-    """Compile a small helper that kernels call; LLVM inlines it into them."""
-    return _compiled(function)
-
-
-def pure_kernel(function: F) -> F:
-    """Compile a kernel that makes no array, not even a view, and so needs no reference counts.
-
-    Numba counts references of array arguments wherever a helper takes one; where it cannot prove them
-    superfluous, each costs an atomic operation per row, on a counter that all workers share.
-    """
+    """Compile a small helper that kernels call; LLVM inlines it into them. As :func:`kernel`, it makes no array."""
     return _compiled(function, _nrt=False)
 
 
 def force_inlined(function: F) -> F:
     """Compile a helper into every kernel that calls it, however large it is; Python cannot call it.
 
-    LLVM leaves a larger helper as a call, which hands over each array as seven words on the stack. As for
-    :func:`pure_kernel`, it makes no array.
+    LLVM leaves a larger helper as a call, which hands over each array as seven words on the stack.
     """
     return _compiled(
         function,
@@ -168,6 +168,21 @@ def mark_cache_warm() -> None:
         _warm_mark().touch()
 
 
+@force_inlined
+def le64(buf: Any, i: Any) -> Any:
+    """Return the little-endian 64-bit number at ``i`` (uint64) as uint64. The caller has checked ``i + 8``."""
+    return (
+        np.uint64(buf[i])
+        | (np.uint64(buf[i + np.uint64(1)]) << np.uint64(8))
+        | (np.uint64(buf[i + np.uint64(2)]) << np.uint64(16))
+        | (np.uint64(buf[i + np.uint64(3)]) << np.uint64(24))
+        | (np.uint64(buf[i + np.uint64(4)]) << np.uint64(32))
+        | (np.uint64(buf[i + np.uint64(5)]) << np.uint64(40))
+        | (np.uint64(buf[i + np.uint64(6)]) << np.uint64(48))
+        | (np.uint64(buf[i + np.uint64(7)]) << np.uint64(56))
+    )
+
+
 @inlined
 def u8(buf: Any, i: Any) -> Any:
     """Return byte ``i`` of ``buf`` widened to int64. The caller has checked ``i``."""
@@ -188,6 +203,7 @@ def be32(buf: Any, i: Any) -> Any:
 
 __all__ = [
     "JIT_DISABLED",
+    "allocating_kernel",
     "be16",
     "be32",
     "cache_folder",
@@ -195,7 +211,7 @@ __all__ = [
     "force_inlined",
     "inlined",
     "kernel",
+    "le64",
     "mark_cache_warm",
-    "pure_kernel",
     "u8",
 ]

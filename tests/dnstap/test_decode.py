@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edm import columns as c
 from edm.columns import Columns, Fate
 from edm.dnstap.decode import decode_frames
+from edm.dnstap.usual import MARGIN, decode_usual
 from edm.jit import JIT_DISABLED
 from oracles import dnstap_frame, dnstap_pb2
 from oracles.framestream import capture_frames
@@ -34,7 +35,9 @@ NUMBER_COLUMNS = {
 }
 
 
-def lay_out(frames: list[bytes], rows: int, gap: bytes = b"\xff\xff\xff") -> tuple[np.ndarray, Columns]:
+def lay_out(
+    frames: list[bytes], rows: int, gap: bytes = b"\xff\xff\xff", roomy: bool = True
+) -> tuple[np.ndarray, Columns]:
     """Put frames into a block with bytes between them that a read too far would take for more varint."""
     cols = Columns(rows)
     # What an earlier batch may have left behind.
@@ -47,15 +50,16 @@ def lay_out(frames: list[bytes], rows: int, gap: bytes = b"\xff\xff\xff") -> tup
         cols.u32[c.FRAME_OFF, i] = len(block)
         cols.u32[c.FRAME_LEN, i] = len(frame)
         block += frame
-    return np.frombuffer(block + gap, np.uint8), cols
+    # Without room behind it a frame is never decoded as a usual one.
+    return np.frombuffer(block + gap * (1 + MARGIN // len(gap) if roomy else 1), np.uint8), cols
 
 
-def outcomes(frames: list[bytes]) -> list[tuple[Fate, dict[str, Any] | None]]:
+def outcomes(frames: list[bytes], roomy: bool = True) -> list[tuple[Fate, dict[str, Any] | None]]:
     """Decode and read the columns back into the oracles' form; fields without a column are missing."""
     results: list[tuple[Fate, dict[str, Any] | None]] = []
     for start in range(0, len(frames), 1000):
         part = frames[start : start + 1000]
-        buf, cols = lay_out(part, 1000)
+        buf, cols = lay_out(part, 1000, roomy=roomy)
         decode_frames(buf, cols.u32, cols.u64, cols.fate, len(part))
         assert (cols.fate[len(part) :] == 99).all()
         for i in range(len(part)):
@@ -113,8 +117,9 @@ def expected(found: dict[str, Any] | None) -> tuple[Fate, dict[str, Any] | None]
 
 
 def check(frames: list[bytes]) -> None:
-    for frame, outcome in zip(frames, outcomes(frames), strict=True):
-        assert outcome == expected(dnstap_frame.decode(frame)), frame.hex()
+    for roomy in (True, False):
+        for frame, outcome in zip(frames, outcomes(frames, roomy), strict=True):
+            assert outcome == expected(dnstap_frame.decode(frame)), frame.hex()
 
 
 def from_vector(answer: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -399,3 +404,39 @@ def test_no_rows() -> None:
     buf, cols = lay_out([], 1)
     decode_frames(buf, cols.u32, cols.u64, cols.fate, 0)
     assert (cols.fate == 99).all()
+
+
+@pytest.mark.parametrize("capture", ["unbound", "dnsdist"])
+def test_frames_of_real_servers_are_usual(capture: str) -> None:
+    frames = capture_frames(capture)[:: 40 if JIT_DISABLED else 1][:4000]
+    buf, cols = lay_out(frames, len(frames))
+    assert decode_usual(buf, cols.u32, cols.u64, cols.fate, len(frames)) == 0
+
+
+USUAL = bytes.fromhex(
+    "0a026e7312013172"
+    "46"
+    "08061001180122 04c0000201 2a04c0000235 30b9a803 3835"
+    "4080e1eda9 06 4d01020304 5203aabbcc 6080e1eda906 6d05060708 7211 0001020304050607080910111213141516 7801"
+)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    cut=st.integers(0, len(USUAL)),
+    byte=st.integers(0, 255),
+    more=st.binary(max_size=3),
+    message_length=st.integers(0, 200),
+)
+def test_usual_frames_changed_in_one_place(cut: int, byte: int, more: bytes, message_length: int) -> None:
+    lengthened = USUAL[:8] + bytes([message_length]) + USUAL[9:]
+    check(
+        [
+            USUAL,
+            USUAL[:cut],
+            USUAL[:cut] + bytes([byte]) + USUAL[cut + 1 :],
+            USUAL[:cut] + more + USUAL[cut:],
+            lengthened,
+            lengthened + bytes(more),
+        ]
+    )

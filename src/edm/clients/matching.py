@@ -19,7 +19,7 @@ from edm.columns import (
     QUERY_ADDRESS_LEN,
     QUERY_ADDRESS_OFF,
 )
-from edm.jit import be32, force_inlined, pure_kernel
+from edm.jit import be32, force_inlined, kernel
 
 _U1 = np.uint64(1)
 _U4, _U8, _U12, _U32 = (np.uint64(i) for i in (4, 8, 12, 32))
@@ -66,7 +66,7 @@ def _behind_v6(first: Any, jump: Any, base: Any, shift: Any, address_high: Any, 
     return low
 
 
-@pure_kernel
+@kernel
 def filter_clients(
     buf: Any,
     u32: Any,

@@ -30,6 +30,7 @@ from edm.columns import (
     HAS_SOCKET_PROTOCOL,
     IDENTITY_LEN,
     IDENTITY_OFF,
+    LEFT_ROW,
     MESSAGE_TYPE,
     PENDING,
     PRESENT,
@@ -47,8 +48,12 @@ from edm.columns import (
     SOCKET_FAMILY,
     SOCKET_PROTOCOL,
     UNDECODABLE,
+    U8Array,
+    U32Array,
+    U64Array,
 )
-from edm.jit import inlined, kernel
+from edm.dnstap.usual import decode_usual
+from edm.jit import allocating_kernel, inlined
 
 GROUP_DEPTH_MAX = 10_001
 """Groups may be nested this deep; the protobuf runtime of the Go daemon gives up beyond."""
@@ -114,7 +119,7 @@ def _varint_value(buf: Any, pos: Any, end: Any) -> Any:
     return value
 
 
-@inlined
+@allocating_kernel
 def _skip_group(buf: Any, pos: Any, stop: Any, number: Any) -> Any:
     """Return the position behind the group ``number`` whose start tag ends at ``pos``, or ``_BAD``.
 
@@ -250,8 +255,7 @@ def _fate_of(u32: Any, i: Any, seen: Any) -> Any:
     return QUERY if message_type & 1 and message_type <= 13 else PENDING
 
 
-@kernel
-def decode_frames(buf: Any, u32: Any, u64: Any, fate: Any, n: Any) -> Any:
+def decode_frames(buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: int) -> None:
     """Decode the frames of a batch.
 
     Parameters
@@ -265,7 +269,16 @@ def decode_frames(buf: Any, u32: Any, u64: Any, fate: Any, n: Any) -> Any:
     n : int
         Rows to decode.
     """
-    for i in range(np.uint64(n)):
+    others = decode_usual(buf, u32, u64, fate, n)
+    if others:
+        decode_others(buf, u32, u64, fate, others)
+
+
+@allocating_kernel
+def decode_others(buf: Any, u32: Any, u64: Any, fate: Any, others: Any) -> None:
+    """Decode the ``others`` frames listed in ``LEFT_ROW``, whatever they look like; see :func:`decode_frames`."""
+    for j in range(np.uint64(others)):
+        i = np.uint64(u32[LEFT_ROW, j])
         pos = np.uint64(u32[FRAME_OFF, i])
         frame_stop = pos + np.uint64(u32[FRAME_LEN, i])
         stop = frame_stop
@@ -364,4 +377,4 @@ def decode_frames(buf: Any, u32: Any, u64: Any, fate: Any, n: Any) -> Any:
         fate[i] = _fate_of(u32, i, seen) if well_formed else UNDECODABLE
 
 
-__all__ = ["GROUP_DEPTH_MAX", "decode_frames"]
+__all__ = ["GROUP_DEPTH_MAX", "decode_frames", "decode_others"]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edm.domains.bits import MAX_CODE_GROUPS, U0, U1, U2, U3, U4, U6, U7, U8, get_bits
-from edm.jit import force_inlined, pure_kernel
+from edm.jit import force_inlined, kernel
 
 # What a kernel found wrong; the texts are in ``dawg.PROBLEMS``.
 OK = 0
@@ -93,7 +93,7 @@ def _bad_character(character: Any) -> Any:
     return character > _MAX_CHARACTER or (_HIGH_SURROGATE <= character <= _LAST_SURROGATE)
 
 
-@pure_kernel
+@kernel
 def scan_nodes(
     buf: Any,
     first: Any,
@@ -202,7 +202,7 @@ def _next_edge(buf: Any, cbits: Any, abits: Any, stack: Any, depth: Any) -> Any:
     return character, skip, get_bits(buf, at, abits)
 
 
-@pure_kernel
+@kernel
 def count_words(
     buf: Any,
     first: Any,
@@ -313,7 +313,7 @@ def _put_utf8(character: Any, out: Any, pos: Any) -> Any:
     return pos + U4
 
 
-@pure_kernel
+@kernel
 def walk_words(
     buf: Any,
     first: Any,

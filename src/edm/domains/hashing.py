@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from edm.columns import U64Array
-from edm.domains.bits import U0, U1, U2, U3, U4, U5, U6, U7, U8
-from edm.jit import force_inlined
+from edm.domains.bits import U0, U1, U2, U3, U8
+from edm.jit import force_inlined, le64
 
 EXACT = 32
 """Element of the key that is mixed into the hash of a whole name."""
@@ -43,21 +43,6 @@ _NO_CASE = np.uint64(0xDFDFDFDFDFDFDFDF)
 _FROM_A = np.uint64(0x3F3F3F3F3F3F3F3F)  # 0x80 - "A" in each byte
 _BEHIND_Z = np.uint64(0x2525252525252525)  # 0x7F - "Z" in each byte
 _MIX1 = np.uint64(0xFF51AFD7ED558CCD)
-
-
-@force_inlined
-def load_le(buf: Any, i: Any) -> Any:
-    """Return the eight bytes at ``i`` (uint64) as a little-endian number. The caller has checked ``i + 8``."""
-    return (
-        np.uint64(buf[i])
-        | (np.uint64(buf[i + U1]) << U8)
-        | (np.uint64(buf[i + U2]) << _U16)
-        | (np.uint64(buf[i + U3]) << _U24)
-        | (np.uint64(buf[i + U4]) << _U32)
-        | (np.uint64(buf[i + U5]) << _U40)
-        | (np.uint64(buf[i + U6]) << _U48)
-        | (np.uint64(buf[i + U7]) << _U56)
-    )
 
 
 @force_inlined
@@ -105,17 +90,17 @@ def hash_wire(buf: Any, off: Any, size: Any, key: Any, kind: Any) -> Any:
     left = size
     while left > U8:
         left -= U8
-        total = add_word(total, fold(load_le(buf, off + left)), k, key)
+        total = add_word(total, fold(le64(buf, off + left)), k, key)
         k += U1
     if left > U0:
-        word = load_le(buf, off) if size >= U8 else load_short(buf, off, size)
+        word = le64(buf, off) if size >= U8 else load_short(buf, off, size)
         total = add_word(total, fold(word << ((U8 - left) << U3)), k, key)
     return finish(total, key, kind)
 
 
 @force_inlined
 def _differ(folded: Any, at: Any, buf: Any, off: Any, k: Any) -> Any:
-    return load_le(folded, at + k) ^ load_le(buf, off + k)
+    return le64(folded, at + k) ^ le64(buf, off + k)
 
 
 @force_inlined
@@ -125,7 +110,7 @@ def _same_folded(folded: Any, at: Any, buf: Any, off: Any, size: Any) -> Any:
     k = U0
     while k < size:
         p = min(k, last)
-        different |= load_le(folded, at + p) ^ fold(load_le(buf, off + p))
+        different |= le64(folded, at + p) ^ fold(le64(buf, off + p))
         k += U8
     return different == U0
 
@@ -161,7 +146,6 @@ __all__ = [
     "finish",
     "fold",
     "hash_wire",
-    "load_le",
     "load_short",
     "new_hash_key",
     "same_name",

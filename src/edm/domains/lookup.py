@@ -30,7 +30,7 @@ from edm.columns import (
     SUFFIX_HASH_1,
 )
 from edm.domains.bits import U0, U1, U2, U3, U4, U7, U8
-from edm.domains.hashing import EXACT, SUFFIX, add_word, finish, fold, hash_wire, load_le, same_name
+from edm.domains.hashing import EXACT, SUFFIX, add_word, finish, fold, hash_wire, same_name
 from edm.domains.table_kernels import (
     EMPTY,
     L_CAPACITY,
@@ -48,7 +48,7 @@ from edm.domains.table_kernels import (
     home_slot,
     locate,
 )
-from edm.jit import force_inlined, pure_kernel
+from edm.jit import force_inlined, kernel, le64
 
 NO_MATCH = 0
 EXACT_MATCH = 1
@@ -140,13 +140,13 @@ def _put_words(buf: Any, u64: Any, end: Any, size: Any, key: Any) -> None:
     total = U0
     for i in range(4):
         k = np.uint64(i)
-        word = fold(load_le(buf, end - ((k + U1) << U3)))
+        word = fold(le64(buf, end - ((k + U1) << U3)))
         u64[NAME_WORD, k] = word
         u64[NAME_SUM, k] = total
         total = add_word(total, word, k, key)
     k = U4
     while (k << U3) < size:
-        word = fold(load_le(buf, end - ((k + U1) << U3)))
+        word = fold(le64(buf, end - ((k + U1) << U3)))
         u64[NAME_WORD, k] = word
         u64[NAME_SUM, k] = total
         total = add_word(total, word, k, key)
@@ -170,7 +170,7 @@ def _put_suffix_hash(u64: Any, i: Any, count: Any, size: Any, starts: Any, key: 
     u64[_BEFORE_SUFFIX_HASH + count, i] = (h & _HASH_BITS) | start
 
 
-@pure_kernel
+@kernel
 def hash_names(buf: Any, u32: Any, u64: Any, fate: Any, n: Any, key: Any) -> None:
     """Write ``QNAME_HASH``, ``QNAME_LABELS`` and ``SUFFIX_HASH_*`` of the pending rows.
 
@@ -306,7 +306,7 @@ def _settle(
             u32[DOMAIN_MATCH, i] = SUFFIX_MATCH if suffix else EXACT_MATCH
 
 
-@pure_kernel
+@kernel
 def lookup_domains(
     buf: Any,
     u32: Any,
@@ -361,7 +361,7 @@ def lookup_domains(
         _settle(buf, u32, u64, found, column, suffix, arena, offsets, slots, layout)
 
 
-@pure_kernel
+@kernel
 def lookup_deep(
     buf: Any,
     u32: Any,
@@ -399,7 +399,7 @@ def lookup_deep(
                     break
 
 
-@pure_kernel
+@kernel
 def mark_matches(u32: Any, fate: Any, n: Any, new_fate: Any) -> None:
     """Give the pending rows that matched an entry the fate ``new_fate``."""
     for i in range(n):

@@ -8,7 +8,7 @@ import numpy as np
 
 from edm.domains.bits import U0, U1, U8
 from edm.domains.hashing import EXACT, SUFFIX, hash_wire
-from edm.jit import force_inlined, pure_kernel
+from edm.jit import force_inlined, kernel
 from edm.names import ESCAPE_WIDTH, LOWER, put_name
 
 EMPTY = np.uint32(0xFFFFFFFF)
@@ -144,7 +144,7 @@ def text_to_wire(text: Any, start: Any, end: Any, out: Any, at: Any) -> Any:
     return size
 
 
-@pure_kernel
+@kernel
 def append_words(
     text: Any,
     ends: Any,
@@ -224,7 +224,7 @@ def append_words(
     return ends.size
 
 
-@pure_kernel
+@kernel
 def index_words(words: Any, key: Any, arena: Any, slots: Any, filters: Any, layout: Any) -> None:
     """Enter the hashes of all ``words`` words of the arena into slots and filters.
 
@@ -254,7 +254,7 @@ def index_words(words: Any, key: Any, arena: Any, slots: Any, filters: Any, layo
         filters[word] |= filter_bits(h)
 
 
-@pure_kernel
+@kernel
 def put_texts(
     indexes: Any,
     begin: Any,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edm.domains.bits import U0, U1, U2, U3, U7, U8, put_bits
-from edm.jit import force_inlined, pure_kernel
+from edm.jit import force_inlined, kernel
 
 # Counters of the construction: ``meta``, int64[N_META].
 M_NODES = 0
@@ -88,7 +88,7 @@ def _freeze(meta: Any, path: Any, pend: Any, node: Any, edge: Any, slots: Any, d
     return new
 
 
-@pure_kernel
+@kernel
 def add_words(
     text: Any, ends: Any, m: Any, last: Any, meta: Any, path: Any, pend: Any, node: Any, edge: Any, slots: Any
 ) -> Any:
@@ -160,7 +160,7 @@ def add_words(
     return m
 
 
-@pure_kernel
+@kernel
 def fill_slots(node: Any, nodes: Any, edge: Any, slots: Any) -> None:
     """Enter all ``nodes`` finished nodes into a new, larger hash table (filled with ``NO_NODE``)."""
     mask = np.int64(slots.size - 1)
@@ -172,7 +172,7 @@ def fill_slots(node: Any, nodes: Any, edge: Any, slots: Any) -> None:
         slots[slot] = i
 
 
-@pure_kernel
+@kernel
 def number_nodes(root: Any, node: Any, edge: Any, number: Any, order: Any, stack: Any) -> Any:
     """Number the nodes in depth-first pre-order, edges in character order; return how many there are.
 
@@ -231,7 +231,7 @@ def _falls_through(i: Any, at: Any, node: Any, edge: Any, number: Any) -> Any:
     return node[at, N_EDGES] == 1 and np.int64(number[edge[node[at, N_FIRST], 1]]) == i + 1
 
 
-@pure_kernel
+@kernel
 def place_nodes(
     nodes: Any,
     node: Any,
@@ -261,7 +261,7 @@ def place_nodes(
     return pos
 
 
-@pure_kernel
+@kernel
 def put_nodes(
     nodes: Any,
     node: Any,

@@ -29,7 +29,7 @@ from edm.columns import (
     RCODE,
     WELL_KNOWN,
 )
-from edm.histogram.murmur3 import le32, le64, murmur3_ipv4, murmur3_ipv6
+from edm.histogram.murmur3 import le32, murmur3_ipv4, murmur3_ipv6
 from edm.histogram.sketches import (
     CELL,
     CELLS_USED,
@@ -50,7 +50,7 @@ from edm.histogram.sketches import (
     place,
     promote,
 )
-from edm.jit import inlined, kernel
+from edm.jit import inlined, kernel, le64
 
 # Words of a row; words 2, 3, 14 and 15 belong to the sketches.
 ROW_WORDS = 16  # 64 bytes: one cache line

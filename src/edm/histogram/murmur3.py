@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edm.jit import inlined
+from edm.jit import inlined, le64
 
 _C1 = np.uint64(0x87C37B91114253D5)
 _C2 = np.uint64(0x4CF5AD432745937F)
@@ -38,12 +38,6 @@ def le32(buf: Any, i: Any) -> Any:
         | np.uint64(buf[i + np.uint64(2)]) << _16
         | np.uint64(buf[i + np.uint64(3)]) << np.uint64(24)
     )
-
-
-@inlined
-def le64(buf: Any, i: Any) -> Any:
-    """Return the little-endian 64-bit number at ``i`` (uint64). The caller has checked ``i + 8``."""
-    return le32(buf, i) | le32(buf, i + _4) << np.uint64(32)
 
 
 @inlined
@@ -122,4 +116,4 @@ def murmur3(buf: Any, off: Any, length: Any) -> Any:
     return _finish(h1, h2, size)
 
 
-__all__ = ["le32", "le64", "murmur3", "murmur3_ipv4", "murmur3_ipv6"]
+__all__ = ["le32", "murmur3", "murmur3_ipv4", "murmur3_ipv6"]
