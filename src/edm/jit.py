@@ -183,6 +183,19 @@ def le64(buf: Any, i: Any) -> Any:
     )
 
 
+@force_inlined
+def put_le64(out: Any, i: Any, word: Any) -> Any:
+    """Write ``word`` (uint64) to the eight bytes at ``i`` (uint64). The caller has checked ``i + 8``."""
+    out[i] = word & np.uint64(0xFF)
+    out[i + np.uint64(1)] = (word >> np.uint64(8)) & np.uint64(0xFF)
+    out[i + np.uint64(2)] = (word >> np.uint64(16)) & np.uint64(0xFF)
+    out[i + np.uint64(3)] = (word >> np.uint64(24)) & np.uint64(0xFF)
+    out[i + np.uint64(4)] = (word >> np.uint64(32)) & np.uint64(0xFF)
+    out[i + np.uint64(5)] = (word >> np.uint64(40)) & np.uint64(0xFF)
+    out[i + np.uint64(6)] = (word >> np.uint64(48)) & np.uint64(0xFF)
+    out[i + np.uint64(7)] = word >> np.uint64(56)
+
+
 @inlined
 def u8(buf: Any, i: Any) -> Any:
     """Return byte ``i`` of ``buf`` widened to int64. The caller has checked ``i``."""
@@ -213,5 +226,6 @@ __all__ = [
     "kernel",
     "le64",
     "mark_cache_warm",
+    "put_le64",
     "u8",
 ]

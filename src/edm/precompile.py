@@ -10,6 +10,7 @@ import numpy as np
 
 from edm.columns import Columns, U8Array
 from edm.dns.walk import walk_messages
+from edm.dnstap.decode import decode_others
 from edm.histogram.accumulators import Accumulators
 from edm.new_qname.events import build_events
 from edm.session.cryptopan import Pseudonymiser
@@ -23,6 +24,7 @@ def compile_late_kernels() -> None:
     batch = (buf, columns.u32, columns.u64, columns.fate, 0)
     Pseudonymiser(bytes(32), 1).new_cache().pseudonymise(*batch)
     walk_messages(buf, 512, columns.u32, columns.fate, 0)
+    decode_others(*batch)
     parts = [Accumulators(1, 20), Accumulators(1, 20)]
     for part in parts:
         part.update(*batch)

@@ -68,6 +68,8 @@ _FRAMES = (
     sample_frame(b"\x03sub\x07example\x03org\x00", bytes.fromhex("20010db8") + bytes(12)),
     sample_frame(b"\x07ignored\x07example\x00", bytes([203, 0, 113, 9])),
     sample_frame(b"\x07skipped\x07example\x00", bytes([10, 0, 0, 1])),
+    # With a field that nobody knows, for the decoder of unusual frames.
+    sample_frame(b"\x03www\x07example\x03com\x00", bytes([192, 0, 2, 1])) + _field(16, 1),
 )
 
 # DAWG files of ".example.org." with "www.example.com.", and of "ignored.example."; written out here because the

@@ -18,9 +18,10 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from edm.columns import U8Array, U32Array, U64Array
+from edm.columns import I64Array, U8Array, U32Array, U64Array
 from edm.errors import ConfigError
 from edm.session import pseudonym_kernels as k
+from edm.session import pseudonym_lookup as lk
 from edm.session.pseudonym_tables import rehash
 
 SECRET_BYTES = 32
@@ -126,7 +127,8 @@ class PseudonymCache:
         # update_into wants room for one block more than it writes.
         self._cipher: U8Array = np.empty(16 * _CHUNK_BLOCKS + 16, np.uint8)
         self._seed: U64Array = np.frombuffer(os.urandom(24), np.uint64) | np.array([0, 1, 1], np.uint64)
-        self._recent: U64Array = np.zeros((2, k.N_RECENT), np.uint64)
+        self._keys: U64Array = np.zeros((3, lk.WINDOW), np.uint64)
+        self._sizes: I64Array = np.zeros(lk.N_LISTS, np.int64)
         self._state = np.zeros(k.N_STATE, np.int64)
         self._state[k.BOUND] = pseudonymiser.entries or _UNBOUNDED
         self._small: U64Array = np.zeros((_FIRST_SLOTS, 1), np.uint64)
@@ -140,6 +142,7 @@ class PseudonymCache:
         self._fresh: U64Array = np.empty((k.N_FRESH_FIELDS, 2 * rows), np.uint64)
         self._orders: U32Array = np.empty((2, 2 * rows), np.uint32)
         self._waiting: U32Array = np.empty((2, 2 * rows), np.uint32)
+        self._lists: U32Array = np.empty((lk.N_LISTS, rows + 1), np.uint32)
 
     def __len__(self) -> int:
         return int(self._state[k.SMALL_COUNT] + self._state[k.LARGE_COUNT])
@@ -164,15 +167,9 @@ class PseudonymCache:
             self._make_lists(n)
         state = self._state
         state[k.HITS :] = 0
-        row = 0
-        while True:
-            row = k.look_up(
-                buf, u32, u64, fate, row, n, self._small, self._small_marks, self._large, self._large_marks,
-                self._seed, state, self._fresh, self._orders, self._waiting, self._recent,
-            )  # fmt: skip
-            if row == n:
-                break
-            self._grow()
+        lk.list_addresses(u32, u64, fate, n, self._lists, self._sizes, state)
+        for number, size in enumerate(self._sizes.tolist()):
+            self._look_up(buf, u32, u64, number, size)
         if state[k.FRESH]:
             self._encrypt(0, int(state[k.FRESH_IPV4]), k.IPV4_BLOCKS)
             self._encrypt(1, int(state[k.FRESH_IPV6]), k.IPV6_BLOCKS)
@@ -188,6 +185,20 @@ class PseudonymCache:
             state[k.SMALL_COUNT] = state[k.LARGE_COUNT] = 0
             return Counts(0, 0, counts.odd_lengths)
         return counts
+
+    def _look_up(self, buf: U8Array, u32: U32Array, u64: U64Array, number: int, size: int) -> None:
+        side, is_ipv6 = divmod(number, 2)
+        look_up = lk.look_up_ipv6 if is_ipv6 else lk.look_up_ipv4
+        done = 0
+        while True:
+            done = look_up(
+                buf, u32, u64, self._lists[number], done, size, side, self._small, self._small_marks,
+                self._large, self._large_marks, self._seed, self._state, self._fresh, self._orders,
+                self._waiting, self._keys,
+            )  # fmt: skip
+            if done == size:
+                break
+            self._grow()
 
     def _encrypt(self, version: int, count: int, blocks: int) -> None:
         order = self._orders[version]
@@ -206,9 +217,9 @@ class PseudonymCache:
 
     def _grow(self) -> None:
         state = self._state
-        if state[k.SMALL_COUNT] + 2 > state[k.SMALL_LIMIT]:
+        if state[k.SMALL_COUNT] + 1 > state[k.SMALL_LIMIT]:
             self._small, self._small_marks = self._doubled(self._small, self._small_marks)
-        if state[k.LARGE_COUNT] + 2 > state[k.LARGE_LIMIT]:
+        if state[k.LARGE_COUNT] + 1 > state[k.LARGE_LIMIT]:
             self._large, self._large_marks = self._doubled(self._large, self._large_marks)
         self._set_limits()
 

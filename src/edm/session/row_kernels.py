@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from edm import columns as c
-from edm.jit import inlined, kernel
-from edm.names import ESCAPE_WIDTH, put_label
+from edm.jit import force_inlined, kernel, le64, put_le64
+from edm.names import put_label
 
 LABELS = 10
 
@@ -50,18 +50,32 @@ N_STATE = 6
 INET = 1
 INET6 = 2
 
+SLACK = 8
+"""Bytes of room that a column needs beyond what is put into it, since whole words are copied."""
+
+_HIGH_BITS = np.uint64(0x8080808080808080)
+_SEVEN_BITS = np.uint64(0x7F7F7F7F7F7F7F7F)
+_LOWER = np.uint64(0x2020202020202020)
+_SIZE_MASK = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
+
 _MAPPED = 0xFFFF << 32
 _MICROSECONDS = 1_000_000
 
 
-@inlined
+@force_inlined
 def put_bytes(buf: Any, off: Any, length: Any, out: Any, pos: Any) -> None:
-    """Copy bytes."""
-    for k in range(np.uint64(length)):
-        out[pos + k] = buf[off + k]
+    """Copy bytes, eight at a time. ``out`` has room for ``length`` and :data:`SLACK` bytes."""
+    if off + length + np.uint64(SLACK) > np.uint64(buf.shape[0]):  # words would go beyond the block
+        for k in range(length):
+            out[pos + k] = buf[off + k]
+        return
+    done = np.uint64(0)
+    while done < length:
+        put_le64(out, pos + done, le64(buf, off + done))
+        done += np.uint64(8)
 
 
-@inlined
+@force_inlined
 def put_address(u32: Any, u64: Any, i: Any, side: Any, n32: Any, n64: Any, row: Any, state: Any) -> Any:
     """Write the address columns of one side (0 source, 1 dest) of a row; return its validity bits."""
     ipv4 = SOURCE_IPV4 - side
@@ -92,21 +106,42 @@ def put_address(u32: Any, u64: Any, i: Any, side: Any, n32: Any, n64: Any, row: 
     return 0
 
 
-@inlined
+@force_inlined
+def _within(seven: Any, first: Any, last: Any) -> Any:
+    """Return 0x80 in each byte of ``seven`` (below 0x80) that is in ``first .. last``."""
+    each = np.uint64(0x0101010101010101)
+    below = seven + np.uint64(0x80 - first) * each
+    return (below ^ (seven + np.uint64(0x7F - last) * each)) & _HIGH_BITS
+
+
+@force_inlined
+def _odd_bytes(word: Any) -> Any:
+    """Return 0 only if all eight bytes are letters, digits, hyphens or underscores."""
+    seven = word & _SEVEN_BITS
+    plain = _within(seven | _LOWER, 0x61, 0x7A) | _within(seven, 0x30, 0x39)
+    plain |= _within(seven, 0x2D, 0x2D) | _within(seven, 0x5F, 0x5F)
+    return (word | ~plain) & _HIGH_BITS
+
+
+@force_inlined
 def put_text(buf: Any, off: Any, size: Any, out: Any, pos: Any) -> Any:
-    """Write one label in presentation form; return the end. ``out`` has room for ``4 * size`` bytes."""
-    # Nearly all labels need no escapes, and copying without looking for them has no branch per byte.
-    widths = np.uint8(0)
-    for k in range(size):
-        byte = buf[off + k]
-        out[pos + k] = byte
-        widths |= ESCAPE_WIDTH[byte]
-    if widths > np.uint8(1):
-        return np.uint64(put_label(buf, np.int64(off), np.int64(size), out, np.int64(pos)))
-    return pos + size
+    """Write one label in presentation form; return the end. ``out`` has room for ``4 * size + SLACK`` bytes."""
+    # Nearly all labels need no escapes, and copying whole words has no branch per byte. What is copied too much is
+    # written over by what comes next.
+    if off + size + np.uint64(SLACK) <= np.uint64(buf.shape[0]):
+        odd = np.uint64(0)
+        k = np.uint64(0)
+        while k < size:
+            word = le64(buf, off + k)
+            put_le64(out, pos + k, word)
+            odd |= _odd_bytes(word) & _SIZE_MASK[min(size - k, np.uint64(8))]
+            k += np.uint64(8)
+        if odd == np.uint64(0):
+            return pos + size
+    return np.uint64(put_label(buf, np.int64(off), np.int64(size), out, np.int64(pos)))
 
 
-@inlined
+@force_inlined
 def put_labels(
     buf: Any, off: Any, length: Any, starts: Any, texts: Any, base: Any, used: Any, state: Any
 ) -> Any:
@@ -127,7 +162,7 @@ def put_labels(
         start = starts[count - one - k]
         size = np.uint64(buf[start])
         joined = k == LABELS - 1
-        need = np.uint64(4) * (start + one + size - off if joined else size)
+        need = np.uint64(4) * (start + one + size - off if joined else size) + np.uint64(SLACK)
         out = np.uint64(base[k] + used[k])
         if out + need > np.uint64(base[k + one]):
             state[SHORT_COLUMN] = k
@@ -184,10 +219,13 @@ def append_rows(
     starts : uint64[127], scratch
     state : int64[N_STATE]
     """
-    for row_in in range(start, n):
-        i = np.uint64(row_in)
-        if fate[i] != c.SESSION:
-            continue
+    left = np.uint64(0)
+    for k in range(np.uint64(start), np.uint64(n)):
+        u32[c.LEFT_ROW, left] = k
+        left += np.uint64(1) if fate[k] == c.SESSION else np.uint64(0)
+    for j in range(left):
+        i = np.uint64(u32[c.LEFT_ROW, j])
+        row_in = np.int64(i)
         row = np.uint64(state[ROWS])
         if row >= np.uint64(valid.shape[0]):
             state[SHORT_COLUMN] = -1
@@ -195,13 +233,13 @@ def append_rows(
         message_len = np.int64(u32[c.RESPONSE_MESSAGE_LEN, i])
         present = u32[c.PRESENT, i]
         identity_len = np.int64(u32[c.IDENTITY_LEN, i]) if present & c.HAS_IDENTITY != 0 else 0
-        if base[RESPONSE_MESSAGE] + used[RESPONSE_MESSAGE] + message_len > base[RESPONSE_MESSAGE + 1]:
+        if base[RESPONSE_MESSAGE] + used[RESPONSE_MESSAGE] + message_len + SLACK > base[RESPONSE_MESSAGE + 1]:
             state[SHORT_COLUMN] = RESPONSE_MESSAGE
-            state[SHORT_BYTES] = message_len
+            state[SHORT_BYTES] = message_len + SLACK
             return row_in
-        if base[SERVER_ID] + used[SERVER_ID] + identity_len > base[SERVER_ID + 1]:
+        if base[SERVER_ID] + used[SERVER_ID] + identity_len + SLACK > base[SERVER_ID + 1]:
             state[SHORT_COLUMN] = SERVER_ID
-            state[SHORT_BYTES] = identity_len
+            state[SHORT_BYTES] = identity_len + SLACK
             return row_in
         count = put_labels(
             buf,
@@ -220,7 +258,7 @@ def append_rows(
         put_bytes(
             buf,
             np.uint64(u32[c.RESPONSE_MESSAGE_OFF, i]),
-            message_len,
+            np.uint64(message_len),
             texts,
             np.uint64(base[RESPONSE_MESSAGE] + used[RESPONSE_MESSAGE]),
         )
@@ -228,7 +266,7 @@ def append_rows(
         put_bytes(
             buf,
             np.uint64(u32[c.IDENTITY_OFF, i]),
-            identity_len,
+            np.uint64(identity_len),
             texts,
             np.uint64(base[SERVER_ID] + used[SERVER_ID]),
         )
