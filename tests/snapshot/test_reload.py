@@ -49,6 +49,13 @@ class World:
         self.site = Site(folder)
         mqtt = self.site.authority.client("mqtt")
         words = [f"{i * i * 7919:x}.example{i % 7}.com." for i in range(300)]
+        self.versions = [
+            {
+                "ignored.dawg": bytes(write_dawg([*words[:20], more])),
+                "known.dawg": bytes(write_dawg([*words, more])),
+            }
+            for more in ("one.example.", "another.example.")
+        ]
         self.settings: dict[str, object] = {
             "cryptopan_key": "a secret",
             "data_dir": folder / "data",
@@ -68,8 +75,7 @@ class World:
         self.good = {
             "edm.toml": to_toml(self.settings).encode(),
             "clients": b"10.0.0.0/8\n192.0.2.0/24\n",
-            "ignored.dawg": bytes(write_dawg(words[:20])),
-            "known.dawg": bytes(write_dawg(words)),
+            **self.versions[0],
             "client.pem": (folder / "client.pem").read_bytes(),
             "client-key.pem": (folder / "client-key.pem").read_bytes(),
             "mqtt.pem": mqtt.cert.read_bytes(),
@@ -104,8 +110,15 @@ class World:
         path.touch(0o600)
         path.write_bytes(self.good[name])
 
+    def turn(self) -> None:
+        """Put another version of each domain list in place: what is the same may stay the same object."""
+        self.versions.reverse()
+        self.good.update(self.versions[0])
+        for name in self.versions[0]:
+            self.repair(name)
+
     def parts(self) -> dict[str, object]:
-        """Return the object that stands for each part; it is a new one after a reload."""
+        """Return the object that stands for each part; after a reload of something new it is a new one."""
         self.engine.rotate()  # brings the well-known list into use
         snapshot = self.engine.cell.current
         assert self.uploader.service is not None
@@ -192,6 +205,7 @@ def test_a_fault_keeps_the_old_part_and_no_other(world: World, name: str, fault:
     errors = world.metric("s_total", part, result="error")
     failure = world.metric("_last_failure_timestamp_seconds", part)
     success = world.metric("_last_success_timestamp_seconds", part)
+    world.turn()
     FAULTS[fault](world.folder / name)
     began = time.monotonic()
     with capture_logs() as logs:
@@ -226,6 +240,7 @@ def test_a_fault_keeps_the_old_part_and_no_other(world: World, name: str, fault:
         assert world.reloader.reload()
     assert not [entry for entry in logs if entry["log_level"] == "error"]
     assert world.metric("_last_success_timestamp_seconds", part) > success
+    assert world.parts()[part] is not before[part]
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.endswith("key.pem")])
@@ -255,6 +270,7 @@ def test_a_file_that_is_replaced_while_it_is_read(
 
 def test_all_parts_fail_and_recover_together(world: World) -> None:
     before = world.parts()
+    world.turn()
     for name in FILES:
         if name != "edm.toml" and not name.endswith("key.pem"):
             (world.folder / name).unlink()
@@ -314,6 +330,7 @@ def test_a_fault_in_the_program_costs_one_part(world: World, monkeypatch: pytest
         raise ZeroDivisionError("192.0.2.1")
 
     monkeypatch.setattr(module, "load_clients", broken)
+    world.turn()
     with capture_logs() as logs:
         assert not world.reloader.reload()
     assert [entry.get("exc_info") for entry in logs if entry["log_level"] == "error"] == [True]
