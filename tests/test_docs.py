@@ -262,7 +262,7 @@ def test_kernels_say_what_their_parameters_are() -> None:
 
 
 def project_files() -> Iterator[Path]:
-    for folder in ("src", "tests", "docs", "demo", "benchmarks", ".ci"):
+    for folder in ("src", "tests", "docs", "demo", "benchmarks", "packaging", ".ci"):
         for path in sorted((ROOT / folder).rglob("*")):
             parts = path.relative_to(ROOT).parts
             if path.is_file() and not any(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import queue
 import signal
 import sys
@@ -32,6 +33,7 @@ from edm.observe.http import (
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.rotation.clock import MinuteClock
+from edm.service import ServiceManager
 from edm.snapshot.reload import Reloader
 
 SWITCH_INTERVAL = 1e-4
@@ -46,19 +48,27 @@ class Daemon:
     config : Config
     read_config : callable
         Reads the configuration anew for a reload.
+    reload_wanted : threading.Event, optional
+        Set if a reload was asked for while there was no daemon yet to take the signal.
     """
 
-    def __init__(self, config: Config, read_config: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        read_config: Callable[[], Config],
+        reload_wanted: threading.Event | None = None,
+    ) -> None:
         self.config = config
         self.log = structlog.get_logger()
         self.metrics = Metrics()
         self._limited = RateLimited(self.log, on_suppressed=self.metrics.count_suppressed)
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._reload_wanted = threading.Event()
+        self._reload_wanted = reload_wanted or threading.Event()
         self._failed: str | None = None
         self._read_config = read_config
         self._servers: list[HttpServer] = []
+        self._manager = ServiceManager(os.environ)
         self.ready = threading.Event()
 
     # Events of the listener
@@ -124,6 +134,8 @@ class Daemon:
         # What start-up made stays: neither a collection under load nor the one at exit need look at it again.
         gc.collect()
         gc.freeze()
+        self._leave_outcome()
+        self._manager.ready("receiving dnstap")
         self.ready.set()
 
     def _start_core(self) -> None:
@@ -199,7 +211,10 @@ class Daemon:
         clock = MinuteClock(time.time)
         while not self._stopping.is_set():
             with contextlib.suppress(queue.Empty):
-                self._tasks.get(timeout=clock.wait())()
+                self._tasks.get(timeout=min(clock.wait(), self._manager.interval))()
+            # From here, since the rotation waits for every worker to leave its batch: if one never does, or the
+            # loop stands still for another reason, the signs of life end.
+            self._manager.alive()
             if clock.due():
                 self._rotate()
         self.shut_down()
@@ -248,15 +263,26 @@ class Daemon:
             self._reload_wanted.clear()
             if self._stopping.is_set():
                 return
-            try:
-                self.reloader.reload()
-            except Exception:
-                self.log.exception("reload failed, keeping the old state")
+            self._manager.reloading()
+            self.reloader.reload()
+            failed = self.reloader.outcome.failed
+            self._manager.ready(
+                f"reload failed: {', '.join(failed)}" if failed else "receiving dnstap, reloaded"
+            )
+            self._leave_outcome()
+
+    def _leave_outcome(self) -> None:
+        """Leave the outcome of the reload, or of the start, where ``edm reload`` looks for it."""
+        try:
+            self.reloader.outcome.write(self.engine.data.root)
+        except OSError as error:
+            self.log.warning("cannot write the outcome of the reload", reason=error.strerror)
 
     def shut_down(self) -> None:
         """Stop accepting, drain what was read, write the last files, close everything."""
         began = time.monotonic()
         self.log.info("stopping")
+        self._manager.stopping()
         self._reload_wanted.set()  # lets the reload thread end
         self.listener.close(timeout=5.0)
         self.engine.stop()
@@ -270,10 +296,12 @@ class Daemon:
         self.log.info("stopped", seconds=round(time.monotonic() - began, 3))
 
 
-def run_daemon(config: Config, read_config: Callable[[], Config]) -> int:
+def run_daemon(
+    config: Config, read_config: Callable[[], Config], reload_wanted: threading.Event | None = None
+) -> int:
     """Run the daemon; return the exit code. An error of the operator's is logged in one line."""
     try:
-        return Daemon(config, read_config).run()
+        return Daemon(config, read_config, reload_wanted).run()
     except EdmError as error:
         structlog.get_logger().error("cannot start", startup_error=str(error))
         return 1

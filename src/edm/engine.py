@@ -31,6 +31,7 @@ from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.histogram_writer import HistogramWriter, Retired
 from edm.output.paths import DataDirectory
+from edm.output.publish import open_private
 from edm.output.session_writer import SessionWriter
 from edm.pipeline import Pipeline
 from edm.rotation.interval import Interval, now_us
@@ -176,9 +177,7 @@ class Engine:
         if not filename:
             return
         try:
-            path = Path(filename)
-            path.touch(mode=0o600)
-            self._debug_file = path.open("a", encoding="utf-8")
+            self._debug_file = open_private(Path(filename))
         except OSError as error:
             raise OutputError(f"debug-dnstap-filename: {filename}: {error.strerror}") from error
         self._debug_lock = threading.Lock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from edm.input.reader import FrameReader
 from edm.new_qname.events import EventBlock
 from edm.observe.ledger import FATE_NAMES
 from edm.observe.metrics import Metrics
+from edm.output.publish import FILE_MODE
 
 EVENTS_FILE = "new_qname.jsonl"
 
@@ -73,7 +75,8 @@ class _EventFile:
         self._error: OSError | None = None
         self._lock = threading.Lock()
         try:
-            self._file = path.open("ab")
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+            self._file = os.fdopen(descriptor, "ab")
         except OSError as error:
             raise OutputError(f"{path}: {error.strerror}") from error
 

@@ -293,7 +293,7 @@ def test_long_lines(folder: Path) -> None:
 def test_files_that_cannot_be_read(folder: Path) -> None:
     with pytest.raises(ListFileError, match=r"missing: No such file"):
         parse_prefix_file(folder / "missing")
-    with pytest.raises(ListFileError, match="not a regular file"):
+    with pytest.raises(ListFileError, match="Is a directory"):
         parse_prefix_file(folder)
     with pytest.raises(ListFileError, match="null byte"):
         parse_prefix_file("a\0b")

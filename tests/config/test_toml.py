@@ -112,7 +112,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="null byte"):
         toml.read_entries(Path("a\0b"))
     monkeypatch.setattr(toml, "FILE_MAX", 10)
-    assert "larger than 10 bytes" in failure(tmp_path, "a = 12345678\n")[0]
+    assert "13 bytes are more than the 10 allowed" in failure(tmp_path, "a = 12345678\n")[0]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

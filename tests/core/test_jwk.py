@@ -105,7 +105,7 @@ def test_unusable_keys(tmp_path: Path, change: dict[str, object], reason: str) -
         (b"[]", "not a JSON object"),
         (b'{"keys": []}', "a set of keys"),
         (b"[" * 60_000, "not JSON"),
-        (b" " * 70_000, "too large"),
+        (b" " * 70_000, "more than the 65,536 allowed"),
     ],
 )
 def test_no_key_at_all(tmp_path: Path, text: bytes, reason: str) -> None:

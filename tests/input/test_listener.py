@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import socket
 import ssl
 from pathlib import Path
@@ -92,3 +94,25 @@ def test_unix_socket_of_a_dead_process_is_replaced(tmp_path: Path) -> None:
     with open_unix(str(path)) as sock, socket.socket(socket.AF_UNIX) as peer:
         peer.connect(str(path))
         assert sock.accept()[0].close() is None
+
+
+def test_nobody_can_connect_before_mode_and_owner_are_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s"
+    found = []
+    listen = socket.socket.listen
+
+    def look_first(sock: socket.socket, *backlog: int) -> None:
+        with socket.socket(socket.AF_UNIX) as peer, pytest.raises(ConnectionRefusedError):
+            peer.connect(str(path))
+        found.append((path.stat().st_mode & 0o777, path.stat().st_gid))
+        listen(sock, *backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", look_first)
+    old = os.umask(0)
+    try:
+        with open_unix(str(path), "0600", f":{grp.getgrgid(os.getgid()).gr_name}"):
+            assert found == [(0o600, os.getgid())]
+    finally:
+        os.umask(old)

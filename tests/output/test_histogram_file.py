@@ -164,11 +164,14 @@ def test_an_error_while_rows_are_made_leaves_nothing(golden: pa.Table, path: Pat
     assert names(path) == []
 
 
-def test_permissions_follow_the_umask(golden: pa.Table, path: Path) -> None:
-    before = os.umask(0o027)
+@pytest.mark.parametrize(("umask", "mode"), [(0, 0o640), (0o022, 0o640), (0o077, 0o600)])
+def test_no_umask_makes_files_readable_for_everybody(
+    golden: pa.Table, path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
     try:
         write_histogram(golden, path, {})
     finally:
         os.umask(before)
-    assert path.stat().st_mode & 0o777 == 0o640
+    assert path.stat().st_mode & 0o777 == mode
     assert path.stat().st_nlink == 1

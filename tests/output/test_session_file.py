@@ -161,15 +161,16 @@ def test_an_old_temporary_file_is_replaced_not_truncated(tmp_path: Path) -> None
     assert (tmp_path / "done.parquet").read_bytes() == b"whole"
 
 
-def test_mode_follows_the_umask(tmp_path: Path) -> None:
-    old = os.umask(0o027)
+@pytest.mark.parametrize(("umask", "mode"), [(0, 0o640), (0o022, 0o640), (0o077, 0o600)])
+def test_no_umask_makes_files_readable_for_everybody(tmp_path: Path, umask: int, mode: int) -> None:
+    old = os.umask(umask)
     try:
         file = SessionFile(tmp_path / "x.tmp")
     finally:
         os.umask(old)
     file.write(small_batch(1))
     file.close(tmp_path / "x.parquet", {})
-    assert (tmp_path / "x.parquet").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "x.parquet").stat().st_mode & 0o777 == mode
 
 
 def test_errors_name_the_file_and_the_reason(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from edm.cli.arguments import Arguments, Option, Spec
 from edm.config import KEYS, Config, load
 from edm.config.text import toml_value
 from edm.errors import ConfigError, EdmError
+from edm.reading import UnreadableError, open_regular
 
 SUN_PATH_MAX = 107
 """Longest path of a Unix socket in bytes: ``sun_path`` of unix(7) without its terminating NUL."""
@@ -38,12 +39,17 @@ def files_are_readable(cfg: Config) -> Iterator[str]:
         if not off:
             names += [f"{core}-{file}-file" for file in ("signing-key", "client-key", "client-cert", "ca")]
     for name in names:
-        if path := getattr(cfg, KEYS[name].attribute):
-            try:
-                with Path(path).open("rb") as file:
-                    file.read(1)
-            except OSError as error:
-                yield f"{name}: cannot read {path}: {error.strerror}"
+        if (path := getattr(cfg, KEYS[name].attribute)) and (reason := _unreadable(path)):
+            yield f"{name}: cannot read {path}: {reason}"
+
+
+def _unreadable(path: str) -> str:
+    """Return why ``path`` is no file that can be read, or nothing."""
+    try:
+        os.close(open_regular(path))
+    except UnreadableError as error:
+        return str(error)
+    return ""
 
 
 def data_directory_is_usable(cfg: Config) -> Iterator[str]:
@@ -92,7 +98,7 @@ def lists_are_valid(cfg: Config) -> Iterator[str]:
     for name, part in parts.items():
         path = getattr(cfg, KEYS[name].attribute)
         # What cannot be read at all has a line of its own already.
-        if path and os.access(path, os.R_OK):
+        if path and not _unreadable(path):
             try:
                 part(cfg)
             except EdmError as error:

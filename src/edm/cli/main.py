@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Command] = {
     "inspect": Command("edm.cli.inspect", "show what is in output files and captures"),
     "dawg": Command("edm.cli.dawg", "make, show, search and check domain list files"),
     "check-config": Command("edm.cli.check_config", "check the configuration and show what is in effect"),
+    "reload": Command("edm.cli.reload", "check, reload a running daemon, and tell whether it worked"),
     "init": Command("edm.cli.init", "make a directory with a working local configuration"),
     "keygen": Command("edm.cli.keygen", "make keys and certificates for a test or pilot site"),
     "version": Command("edm.cli.version", "show the version"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from typing import cast
 
 from edm.cli.arguments import Arguments, Spec
@@ -22,6 +24,9 @@ def run(args: Arguments) -> int:
         # Flags and environment are those of the start, as for every reload.
         return load(args.config_file, args.flags, environ)
 
+    # A reload asked for from here on must not be lost, let alone end the process, as SIGHUP does by default.
+    reload_wanted = threading.Event()
+    signal.signal(signal.SIGHUP, lambda _number, _frame: reload_wanted.set())
     environ = dict(os.environ)
     config = read_config()
     logs.configure(cast(logs.Format, config.log_format), config.debug)
@@ -30,4 +35,4 @@ def run(args: Arguments) -> int:
     from edm.warmup import warm_up_if_cold
 
     warm_up_if_cold()
-    return run_daemon(config, read_config)
+    return run_daemon(config, read_config, reload_wanted)

@@ -9,9 +9,9 @@ An IPv4-mapped IPv6 address is an IPv6 address here: no IPv4 prefix holds it.
 
 from __future__ import annotations
 
+import io
 import re
 import socket
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import numpy as np
 from edm.clients.matching import filter_clients
 from edm.columns import U8Array, U32Array, U64Array
 from edm.errors import ListFileError
+from edm.reading import LIMIT_SETTING, LIST_FILE_BYTES, UnreadableError, printable, read_whole
 
 MAX_LINE_BYTES = 65535
 """Longest line, without its line feed."""
@@ -162,8 +163,8 @@ def _reason(line: bytes) -> str:
     return _NO_ADDRESS
 
 
-def parse_prefix_file(path: Path | str) -> ClientPrefixes:
-    """Read a file of prefixes.
+def parse_prefix_file(path: Path | str, limit: int = LIST_FILE_BYTES) -> ClientPrefixes:
+    """Read a file of prefixes; nothing is read of one of more than ``limit`` bytes.
 
     Raises
     ------
@@ -172,26 +173,21 @@ def parse_prefix_file(path: Path | str) -> ClientPrefixes:
         reason, but not the line, which may hold a client's address.
     """
     packed: dict[int, list[int]] = {32: [], 128: []}
-    number = 0
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise ListFileError(f"{path}: not a regular file")
-        with Path(path).open("rb") as file:
-            while line := file.readline(MAX_LINE_BYTES + 2):
-                number += 1
-                line = line.removesuffix(b"\n")
-                if len(line) > MAX_LINE_BYTES:
-                    raise ListFileError(f"{path}: line {number}: longer than {MAX_LINE_BYTES:,} bytes")
-                line = line.removesuffix(b"\r")
-                if line and not line.startswith(b"#"):
-                    bits, prefix = _parse_prefix(line)
-                    packed[bits].append(prefix)
-    except OSError as error:
-        raise ListFileError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        # A null byte in the path comes here too, before any line was read.
-        place = f"{path}: line {number}" if number else repr(str(path))
-        raise ListFileError(f"{place}: {error}") from error
+        data = read_whole(path, limit, LIMIT_SETTING, lines=True)
+    except UnreadableError as error:
+        raise ListFileError(f"{printable(path)}: {error}") from None
+    for number, line in enumerate(io.BytesIO(data), 1):
+        line = line.removesuffix(b"\n")
+        if len(line) > MAX_LINE_BYTES:
+            raise ListFileError(f"{path}: line {number}: longer than {MAX_LINE_BYTES:,} bytes")
+        line = line.removesuffix(b"\r")
+        if line and not line.startswith(b"#"):
+            try:
+                bits, prefix = _parse_prefix(line)
+            except ValueError as error:
+                raise ListFileError(f"{path}: line {number}: {error}") from None
+            packed[bits].append(prefix)
     return ClientPrefixes(packed[32], packed[128], len(packed[32]) + len(packed[128]))
 
 

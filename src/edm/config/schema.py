@@ -17,6 +17,7 @@ from typing import Any
 
 from edm.config.key import Key, Kind, Value
 from edm.config.values import parse_address, parse_mode, parse_owner
+from edm.reading import LIST_FILE_BYTES
 
 SALT_MIN = 8
 """Shortest salt in bytes that Argon2 allows (RFC 9106, 3.1)."""
@@ -76,6 +77,14 @@ class Settings:
     )
     ignored_question_names_file: str = _lists(
         "", "DAWG file of the question names that are ignored; empty for none.", reload="reload"
+    )
+    list_file_bytes: int = _lists(
+        LIST_FILE_BYTES,
+        "Largest list file that is read; a larger one is an error.",
+        unit="bytes",
+        minimum=_KIB,
+        maximum=0xFFFFFFFF,
+        reload="reload",
     )
 
     input_unix: str = _input("", "Path of the Unix socket on which dnstap is received.")

@@ -6,6 +6,7 @@ line of its own and ends with a line), which gives every key its line.
 
 from __future__ import annotations
 
+import errno
 import re
 import tomllib
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from edm.config.values import plain
 from edm.errors import ConfigError
+from edm.reading import UnreadableError, read_whole
 
 FILE_MAX = 16 << 20
 """Largest configuration file in bytes; what is larger is not one."""
@@ -39,15 +41,11 @@ class Entry(NamedTuple):
 def read_text(path: Path) -> str:
     """Return the text of the configuration file; ConfigError says why if there is none."""
     try:
-        with path.open("rb") as file:
-            data = file.read(FILE_MAX + 1)
-    except FileNotFoundError:
-        raise ConfigError(f"configuration file {path} does not exist") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot read configuration file {path}: {reason}") from None
-    if len(data) > FILE_MAX:
-        raise ConfigError(f"configuration file {path} is larger than {FILE_MAX} bytes")
+        data = read_whole(path, FILE_MAX, lines=True)
+    except UnreadableError as error:
+        if error.errno == errno.ENOENT:
+            raise ConfigError(f"configuration file {path} does not exist") from None
+        raise ConfigError(f"cannot read configuration file {path}: {error}") from None
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

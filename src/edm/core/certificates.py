@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import structlog
 from cryptography import x509
@@ -16,6 +15,7 @@ from cryptography import x509
 from edm.config import Settings
 from edm.errors import KeyFileError
 from edm.observe.metrics import Metrics
+from edm.pem import EncryptedKeyError, load_pair, read_pem
 
 Service: TypeAlias = Literal["mqtt", "http"]
 """Prefix of the settings that name the files."""
@@ -132,7 +132,7 @@ class ClientCertificate:
         setting = f"{self.service}-ca-file"
         if not path:
             return None
-        text = _read(setting, path).decode("ascii", "replace")
+        text = read_pem(setting, path).decode("ascii", "replace")
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
         except (ssl.SSLError, ValueError):
@@ -143,8 +143,8 @@ class ClientCertificate:
         cert_setting, key_setting = f"{self.service}-client-cert-file", f"{self.service}-client-key-file"
         cert_file: str = getattr(settings, f"{self.service}_client_cert_file")
         key_file: str = getattr(settings, f"{self.service}_client_key_file")
-        certificate = _leaf(cert_setting, cert_file)
-        _read(key_setting, key_file)
+        chain, key = read_pem(cert_setting, cert_file), read_pem(key_setting, key_file)
+        certificate = _leaf(cert_setting, cert_file, chain)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         if self._alpn:
@@ -154,8 +154,8 @@ class ClientCertificate:
         else:
             context.load_verify_locations(cadata=self._authorities)
         try:
-            context.load_cert_chain(cert_file, key_file, password=_no_password)
-        except _EncryptedKeyError:
+            load_pair(context, (cert_file, chain), (key_file, key))
+        except EncryptedKeyError:
             raise KeyFileError(f"{key_setting}: {key_file}: the key is encrypted") from None
         except ssl.SSLError as error:
             if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
@@ -163,31 +163,12 @@ class ClientCertificate:
             else:
                 reason = "holds no usable private key in PEM"
             raise KeyFileError(f"{key_setting}: {key_file}: {reason}") from None
-        except OSError as error:
-            raise KeyFileError(f"{key_setting}: {key_file}: {error.strerror}") from None
         return _Pair(context, certificate.serial_number, certificate.not_valid_after_utc.timestamp())
 
 
-class _EncryptedKeyError(Exception):
-    pass
-
-
-def _no_password() -> Any:
-    # Without this, the library would ask for the password at the terminal.
-    raise _EncryptedKeyError
-
-
-def _read(setting: str, path: str) -> bytes:
+def _leaf(setting: str, path: str, chain: bytes) -> x509.Certificate:
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise KeyFileError(f"{setting}: {path}: {error.strerror}") from None
-
-
-def _leaf(setting: str, path: str) -> x509.Certificate:
-    text = _read(setting, path)
-    try:
-        return x509.load_pem_x509_certificates(text)[0]
+        return x509.load_pem_x509_certificates(chain)[0]
     except ValueError:
         raise KeyFileError(f"{setting}: {path}: holds no usable certificate in PEM") from None
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from edm.errors import KeyFileError
+from edm.reading import UnreadableError, read_whole
 
 ED25519 = "Ed25519"
 ED448 = "Ed448"
@@ -99,12 +100,9 @@ class _UnusableError(Exception):
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            text = file.read(_FILE_MAX + 1)
-    except OSError as error:
-        raise _UnusableError(error.strerror or "cannot be read") from None
-    if len(text) > _FILE_MAX:
-        raise _UnusableError("is too large for a JWK")
+        text = read_whole(path, _FILE_MAX)
+    except UnreadableError as error:
+        raise _UnusableError(str(error)) from None
     try:
         members = json.loads(text.decode("utf-8-sig"))
     except json.JSONDecodeError as error:

@@ -1,7 +1,7 @@
 """Domain lists: the DAWG file format, the domain table built from it, and the lookup of question names."""
 
 from edm.columns import U8Array, U32Array, U64Array
-from edm.domains.dawg import Dawg, is_empty_file
+from edm.domains.dawg import Dawg, EmptyFileError
 from edm.domains.hashing import HASH_KEY
 from edm.domains.lookup import EXACT_MATCH, NO_MATCH, SUFFIX_MATCH, mark_matches
 from edm.domains.lookup import hash_names as _hash_names
@@ -26,10 +26,10 @@ __all__ = [
     "SUFFIX_MATCH",
     "Dawg",
     "DomainTable",
+    "EmptyFileError",
     "compile_list",
     "compile_list_file",
     "hash_names",
-    "is_empty_file",
     "mark_matches",
     "parse_entry",
     "parse_name",

@@ -11,8 +11,6 @@ to a word, words have at most 65,534 characters, and words and trie edges are ea
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from edm.columns import I64Array, U8Array
 from edm.domains import dawg_kernels as dk
 from edm.domains.bits import MAX_CODE_GROUPS, PADDING
 from edm.errors import ListFileError
+from edm.reading import LIMIT_SETTING, UnreadableError, printable, read_whole
 
 MAX_FILE_BYTES = 0xFFFFFFFF
 """Largest size that the 32-bit size word can state."""
@@ -49,27 +48,15 @@ def bit_length(number: int) -> int:
     return int(number).bit_length()
 
 
-def is_empty_file(path: Path | str) -> bool:
-    """Tell whether the file has no bytes at all, which callers treat on its own (it is no valid DAWG).
-
-    Raises
-    ------
-    ListFileError
-        If the file cannot be looked at.
-    """
-    return _regular_file_size(Path(path)) == 0
+class EmptyFileError(ListFileError):
+    """The file has no bytes at all, which is no DAWG, but to some callers means that there is no list."""
 
 
-def _regular_file_size(path: Path) -> int:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise ListFileError(f"{path}: {error.strerror}") from error
-    except ValueError as error:  # a null byte in the path
-        raise ListFileError(f"{str(path)!r}: {error}") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise ListFileError(f"{path}: not a regular file")
-    return found.st_size
+def _wrong_size(head: bytes, size: int) -> str:
+    """Return what is wrong with the size that the head of a file of ``size`` bytes states, or nothing."""
+    if len(head) < 4 or (stated := int.from_bytes(head[:4], "big")) == size:
+        return ""
+    return f"not a valid DAWG file: at byte 0 (bit 0): it states a size of {stated:,} bytes, but there are {size:,}"
 
 
 class Dawg:
@@ -117,33 +104,25 @@ class Dawg:
         self._check_nodes()
 
     @classmethod
-    def open(cls, path: Path | str) -> Dawg:
-        """Read and check a file.
+    def open(cls, path: Path | str, limit: int = MAX_FILE_BYTES) -> Dawg:
+        """Read and check a file; nothing is read of one of more than ``limit`` bytes.
 
         Raises
         ------
+        EmptyFileError
+            If the file is empty.
         ListFileError
             If the file cannot be read or is not a valid DAWG.
         """
-        path = Path(path)
-        size = _regular_file_size(path)
-        if size > MAX_FILE_BYTES:
-            raise ListFileError(f"{path}: {size:,} bytes are more than the format allows")
+        setting = LIMIT_SETTING if limit < MAX_FILE_BYTES else ""
         try:
-            # Should a pipe have taken the file's place by now: do not wait for a writer.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb", buffering=0) as file:
-                size = min(os.fstat(file.fileno()).st_size, MAX_FILE_BYTES)
-                buf = np.zeros(size + PADDING, np.uint8)
-                view = buf[:size].data
-                got = 0
-                while got < size and (count := file.readinto(view[got:])):
-                    got += count
-        except OSError as error:
-            raise ListFileError(f"{path}: {error.strerror}") from error
-        if got < size:
-            raise ListFileError(f"{path}: the file became shorter while it was read")
-        return cls(buf, size, str(path))
+            data = read_whole(path, limit, setting, refuse=_wrong_size, padding=PADDING)
+        except UnreadableError as error:
+            raise ListFileError(f"{printable(path)}: {error}") from None
+        size = len(data) - PADDING
+        if not size:
+            raise EmptyFileError(f"{path}: not a valid DAWG file: the file is empty")
+        return cls(np.frombuffer(data, np.uint8), size, str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "DAWG") -> Dawg:
@@ -177,9 +156,8 @@ class Dawg:
         if size < 4:
             content = "the file is empty" if size == 0 else f"{size} bytes are too few"
             raise ListFileError(f"{self.name}: not a valid DAWG file: {content}")
-        stated = int.from_bytes(self._buf[:4].tobytes(), "big")
-        if stated != size:
-            raise self._fail(0, f"it states a size of {stated:,} bytes, but there are {size:,}")
+        if wrong := _wrong_size(self._buf[:4].tobytes(), size):
+            raise ListFileError(f"{self.name}: {wrong}")
         if size < 9:
             raise self._fail(32, "the file ends within its header")
         self._cbits = int(self._buf[4])
@@ -342,4 +320,4 @@ class Dawg:
         return found if final else -1
 
 
-__all__ = ["PROBLEMS", "Dawg", "bit_length", "is_empty_file"]
+__all__ = ["PROBLEMS", "Dawg", "EmptyFileError", "bit_length"]

@@ -16,6 +16,7 @@ from typing import Protocol
 from edm.errors import InputError, KeyFileError
 from edm.input.blocks import Intake
 from edm.input.connection import Connection, Limits
+from edm.pem import EncryptedKeyError, load_pair, read_pem
 
 UNIX_PATH_MAX = 107
 """Longest path of a Unix socket, bytes (``sun_path`` of Linux less its final NUL)."""
@@ -86,6 +87,7 @@ def open_unix(path: str, mode: str = "", owner: str = "") -> socket.socket:
         raise InputError(f"input-unix: {path}: {error.strerror}") from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        # Nobody can connect before listen(), so nobody does while mode and owner are still those of the umask.
         sock.bind(path)
         if mode:
             Path(path).chmod(int(mode, 8))
@@ -155,10 +157,11 @@ def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLCo
     # A sender connects once and stays, so it has no use for session tickets; and unbound (1.17, say), when it is
     # busy, trips over those that come after the handshake and ends the connection with an alert.
     context.num_tickets = 0
-    for key, path in (("input-tls-cert-file", cert_file), ("input-tls-key-file", key_file)):
-        _must_read(key, path)
+    chain, key = read_pem("input-tls-cert-file", cert_file), read_pem("input-tls-key-file", key_file)
     try:
-        context.load_cert_chain(cert_file, key_file, password=_no_password)
+        load_pair(context, (cert_file, chain), (key_file, key))
+    except EncryptedKeyError:
+        raise KeyFileError(f"input-tls-key-file: {key_file}: the key is encrypted") from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise KeyFileError(
@@ -168,24 +171,13 @@ def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLCo
             f"input-tls-cert-file {cert_file} / input-tls-key-file {key_file}: not usable PEM ({error.reason or error})"
         ) from error
     if client_ca_file:
-        _must_read("input-tls-client-ca-file", client_ca_file)
+        authorities = read_pem("input-tls-client-ca-file", client_ca_file)
         try:
-            context.load_verify_locations(client_ca_file)
-        except ssl.SSLError as error:
+            context.load_verify_locations(cadata=authorities.decode("ascii", "replace"))
+        except (ssl.SSLError, ValueError) as error:
             raise KeyFileError(f"input-tls-client-ca-file: {client_ca_file}: not usable PEM") from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def _no_password() -> str:
-    raise ssl.SSLError("the key is encrypted")
-
-
-def _must_read(key: str, path: str) -> None:
-    try:
-        Path(path).read_bytes()
-    except OSError as error:
-        raise KeyFileError(f"{key}: {path}: {error.strerror}") from error
 
 
 class Listener:

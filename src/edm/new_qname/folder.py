@@ -11,12 +11,15 @@ import structlog
 from edm.errors import StoreError
 from edm.new_qname.log import KEY_BYTES, SUFFIX, DamagedLog, NameLog, sync_folder
 
+LOCK_NAME = "lock"
+"""File that a process with the store keeps open and locked; it holds the process's number."""
+
 _log = structlog.get_logger()
 
 
 def lock_folder(directory: Path) -> int:
     """Take the folder's lock and return its descriptor; the lock ends with the process, however that ends."""
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -75,4 +78,4 @@ def _set_aside(path: Path, reason: str) -> None:
     _log.warning("a file of seen names is damaged and was set aside", path=str(aside), reason=reason)
 
 
-__all__ = ["lock_folder", "open_logs"]
+__all__ = ["LOCK_NAME", "lock_folder", "open_logs"]

@@ -174,6 +174,9 @@ class Metrics:
         self.reload_last_success = self.gauge(
             "edm_reload_last_success_timestamp_seconds", "When a part was last loaded", ("part",)
         )
+        self.reload_last_failure = self.gauge(
+            "edm_reload_last_failure_timestamp_seconds", "When a part could last not be reloaded", ("part",)
+        )
         self.rotation_seconds = self.histogram(
             "edm_rotation_seconds", "Time from publishing the next snapshot to handing over the old interval"
         )
@@ -287,8 +290,14 @@ class Metrics:
     def reloaded(self, part: str, ok: bool) -> None:
         """Count a reload of ``part`` (say ``config`` or ``ignored_clients``) and remember when it worked."""
         self.reloads.labels(part, "ok" if ok else "error").inc()
-        if ok:
-            self.reload_last_success.labels(part).set(time.time())
+        last = self.reload_last_success if ok else self.reload_last_failure
+        last.labels(part).set(time.time())
+
+    def loaded(self, part: str) -> None:
+        """Remember that ``part`` was loaded at start; its reloads are counted from 0."""
+        self.reload_last_success.labels(part).set(time.time())
+        for result in ("ok", "error"):
+            self.reloads.labels(part, result)
 
     def rotated(self, seconds: float, ok: bool = True) -> None:
         """Count a rotation and how long it took."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from edm.errors import OutputError
 from edm.histogram.schema import LABEL_COLUMNS, SCHEMA, SKETCH_COLUMNS
-from edm.output.publish import name_parquet_root, publish
+from edm.output.publish import FILE_MODE, name_parquet_root, publish
 
 ROOT_NAME = b"histogramData"
 """Name of the root of the Parquet schema in the Go daemon's files."""
@@ -81,7 +81,7 @@ def _create(temporary: Path) -> None:
     # A file of this name left by a crash may be a second link to a finished file: never truncate it.
     with suppress(FileNotFoundError):
         temporary.unlink()
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 
 
 def _write(temporary: Path, batches: Iterable[pa.RecordBatch], metadata: Mapping[str, str]) -> int:

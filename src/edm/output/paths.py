@@ -14,6 +14,7 @@ SESSION_PREFIX = "dns_session_block-"
 HISTOGRAM_PREFIX = "dns_histogram-"
 SUFFIX = ".parquet"
 TMP_SUFFIX = ".tmp"
+FOLDER_MODE = 0o750
 
 _SECOND_US = 1_000_000
 
@@ -57,7 +58,7 @@ class DataDirectory:
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` with mode 0750 if it is not there.
+    """Make ``folder``, and what is missing of the path to it, with mode 0750; what is there keeps its mode.
 
     Raises
     ------
@@ -65,7 +66,10 @@ def make_folder(folder: Path) -> None:
         It cannot be made.
     """
     try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        # mkdir(parents=True) would give all but the last one the mode that the umask allows.
+        missing = [path for path in folder.parents if not path.exists()]
+        for path in (*reversed(missing), folder):
+            path.mkdir(mode=FOLDER_MODE, exist_ok=True)
     except OSError as error:
         raise OutputError(f"data-dir: {folder}: {error.strerror}") from error
 

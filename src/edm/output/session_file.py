@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edm.errors import OutputError
-from edm.output.publish import name_parquet_root, publish
+from edm.output.publish import FILE_MODE, name_parquet_root, publish
 
 ROOT_NAME = b"sessionData"
 """Name of the root of the Parquet schema in the Go daemon's files."""
@@ -116,7 +116,7 @@ class SessionFile:
         try:
             # Never truncated: what a crash left may be a second link to a finished file.
             temporary.unlink(missing_ok=True)
-            self._fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            self._fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         except OSError as error:
             raise self._failure(error) from error
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from edm.clients import ClientPrefixes, parse_prefix_file
 from edm.config import Config
-from edm.domains.dawg import Dawg, is_empty_file
+from edm.domains.dawg import Dawg, EmptyFileError
 from edm.domains.table import DomainTable
-from edm.errors import ListFileError
 from edm.session.cryptopan import Pseudonymiser, derive_key
 
 
@@ -34,7 +31,7 @@ def load_clients(config: Config) -> ClientPrefixes:
     """
     if not config.ignored_client_ips_file:
         return ClientPrefixes.none()
-    return parse_prefix_file(Path(config.ignored_client_ips_file))
+    return parse_prefix_file(config.ignored_client_ips_file, config.list_file_bytes)
 
 
 def load_ignored_names(config: Config) -> DomainTable | None:
@@ -47,10 +44,10 @@ def load_ignored_names(config: Config) -> DomainTable | None:
     """
     if not config.ignored_question_names_file:
         return None
-    path = Path(config.ignored_question_names_file)
-    if is_empty_file(path):
+    try:
+        dawg = Dawg.open(config.ignored_question_names_file, config.list_file_bytes)
+    except EmptyFileError:
         return None
-    dawg = Dawg.open(path)
     return DomainTable.build(dawg) if dawg.words else None
 
 
@@ -62,7 +59,4 @@ def load_well_known(config: Config) -> DomainTable:
     ListFileError
         The file cannot be read, is empty, or is no valid DAWG file.
     """
-    path = Path(config.well_known_domains_file)
-    if is_empty_file(path):
-        raise ListFileError(f"well-known-domains-file: {path}: is empty")
-    return DomainTable.build(Dawg.open(path))
+    return DomainTable.build(Dawg.open(config.well_known_domains_file, config.list_file_bytes))

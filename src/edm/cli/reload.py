@@ -1,0 +1,190 @@
+"""``edm reload``: check the configuration and all files, let the running daemon reload them, and tell the outcome."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import cast
+
+from edm.cli.arguments import Arguments, Option, Spec
+from edm.cli.check_config import problems
+from edm.config import Config, load
+from edm.errors import ConfigError, EdmError
+from edm.snapshot.outcome import ReloadOutcome
+
+POLL = 0.05
+"""Seconds between two looks for the outcome."""
+TIMEOUT = 60
+
+SPEC = Spec(
+    options=(
+        Option("check", "Only check whether a reload would work.", "bool", default=False),
+        Option(
+            "force",
+            "Reload although the check found something: what is good is taken up.",
+            "bool",
+            default=False,
+        ),
+        Option("timeout", "Seconds to wait for the outcome.", "int", default=TIMEOUT),
+        Option(
+            "pid",
+            "Process of the daemon; without it the daemon that uses the data directory is found.",
+            "int",
+        ),
+    ),
+    about="Check the configuration, lists, keys and certificates; then let the running daemon reload them "
+    "(SIGHUP), wait for it, and print what became of each part. The exit code is 0 if all parts were reloaded, and "
+    "1 if not: then nothing was changed if the check failed, and otherwise the parts that failed keep their old "
+    "state. Give the same flags and environment as for the daemon.",
+)
+
+
+class NoDaemonError(EdmError):
+    """There is no daemon to reload, or it does not answer."""
+
+
+def find_daemon(data: Path, pid: int | None = None) -> int:
+    """Return the process that has the data directory's lock.
+
+    Parameters
+    ----------
+    data : Path
+        The data directory.
+    pid : int, optional
+        The process that must be it.
+
+    Raises
+    ------
+    NoDaemonError
+        No process has it, or not the one that was named.
+    """
+    # Imported only here: it brings the kernels' compiler with it.
+    from edm.new_qname.folder import LOCK_NAME
+    from edm.new_qname.store import FOLDER_NAME
+
+    lock = data / FOLDER_NAME / LOCK_NAME
+    try:
+        holder = pid or int(lock.read_text("ascii"))
+    except FileNotFoundError:
+        raise NoDaemonError(f"no daemon has ever used the data directory {data}") from None
+    except OSError as error:
+        raise NoDaemonError(f"{lock}: {error.strerror}") from None
+    except ValueError:
+        raise NoDaemonError(f"{lock}: does not hold the number of a process") from None
+    try:
+        found = _has_open(holder, lock)
+    except PermissionError:
+        raise NoDaemonError(
+            f"no permission to look at process {holder}: only root and the user that runs it may reload the daemon"
+        ) from None
+    if not found:
+        raise NoDaemonError(
+            f"no daemon runs with the data directory {data}: process {holder} is none that uses it"
+        )
+    return holder
+
+
+def _has_open(pid: int, file: Path) -> bool:
+    """Tell whether a process lives and has ``file`` open: no number that was given to another process by now."""
+    wanted = file.stat()
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:
+        return False
+    for descriptor in descriptors:
+        try:
+            if os.path.samestat(descriptor.stat(), wanted):
+                return True
+        except OSError:  # closed meanwhile
+            continue
+    return False
+
+
+def request_reload(pid: int, data: Path, timeout: float) -> ReloadOutcome:
+    """Let a daemon reload and wait for the outcome.
+
+    Raises
+    ------
+    NoDaemonError
+        It cannot be signalled, ends, or is not done within ``timeout`` seconds.
+    """
+    asked = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    deadline = time.monotonic() + timeout
+    try:
+        os.kill(pid, signal.SIGHUP)
+        while time.monotonic() < deadline:
+            time.sleep(POLL)
+            outcome = _outcome(data)
+            # One that began before may have read files as they were before.
+            if outcome is not None and outcome.pid == pid and outcome.began_us >= asked:
+                return outcome
+            os.kill(pid, 0)
+    except ProcessLookupError:
+        raise NoDaemonError(f"the daemon, process {pid}, has ended") from None
+    except OSError as error:
+        raise NoDaemonError(f"cannot signal process {pid}: {error.strerror}") from None
+    raise NoDaemonError(f"no outcome of the reload within {timeout:g} seconds: see the log of the daemon")
+
+
+def _outcome(data: Path) -> ReloadOutcome | None:
+    try:
+        return ReloadOutcome.read(data)
+    except EdmError:
+        return None
+
+
+def as_text(outcome: ReloadOutcome) -> str:
+    """Return what became of each part, a line each."""
+    width = max(map(len, outcome.parts))
+    lines = []
+    for name, part in outcome.parts.items():
+        text = {"reloaded": "reloaded", "unchanged": "unchanged", "failed": "FAILED, keeps its old state"}[
+            part.result
+        ]
+        if name == "well_known_domains" and part.result == "reloaded":
+            text += ", used from the next rotation on"
+        lines.append(f"{name:{width}}  {text}")
+        lines += [f"{'':{width}}  {reason}" for reason in part.reasons]
+    if outcome.restart:
+        lines.append(f"changed, but not used before a restart: {', '.join(outcome.restart)}")
+    return "\n".join(lines) + "\n"
+
+
+def check(cfg: Config, program: str, force: bool) -> None:
+    """Print what is wrong with the configuration's files.
+
+    Raises
+    ------
+    ConfigError
+        Something is, and not ``force``.
+    """
+    for line in cfg.warnings:
+        print(f"{program}: warning: {line}", file=sys.stderr)
+    if found := problems(cfg):
+        if not force:
+            raise ConfigError(*found)
+        for line in found:
+            print(f"{program}: {line}", file=sys.stderr)
+
+
+def run(args: Arguments) -> int:
+    """Check, reload, and print the outcome; return 0 if every part was reloaded."""
+    cfg = load(args.config_file, args.flags, os.environ)
+    check(cfg, args.program, bool(args.options["force"]))
+    if args.options["check"]:
+        print("A reload would work.")
+        return 0
+    data = Path(cfg.data_dir)
+    pid = find_daemon(data, cast("int | None", args.options["pid"]))
+    outcome = request_reload(pid, data, float(cast(int, args.options["timeout"])))
+    sys.stdout.write(as_text(outcome))
+    sys.stdout.flush()
+    if outcome.failed:
+        print(
+            f"{args.program}: not everything could be reloaded: {', '.join(outcome.failed)}", file=sys.stderr
+        )
+        return 1
+    return 0

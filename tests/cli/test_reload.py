@@ -1,0 +1,229 @@
+"""``edm reload``: finding the daemon, and what it prints; with a real daemon in tests/test_daemon_reload.py."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edm.cli import check_config
+from edm.cli import reload as module
+from edm.cli.main import main
+from edm.cli.reload import NoDaemonError, as_text, find_daemon, request_reload
+from edm.snapshot.outcome import PartOutcome, ReloadOutcome
+from support.processes import end_child
+
+GOOD = {"config": PartOutcome("reloaded"), "well_known_domains": PartOutcome("reloaded")}
+BAD = {
+    "config": PartOutcome("reloaded"),
+    "ignored_client_ips": PartOutcome("failed", ("clients: line 3: no",)),
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    (folder / "seen-names").mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def holder(data: Path) -> Iterator[int]:
+    """This process, with the lock of the data directory open."""
+    lock = data / "seen-names" / "lock"
+    lock.write_text(f"{os.getpid()}\n")
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield os.getpid()
+
+
+def clock() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+@pytest.fixture
+def daemon(data: Path, holder: int) -> Iterator[Callable[[dict[str, PartOutcome]], None]]:
+    """Play a daemon: at SIGHUP, leave the outcome that the test has chosen."""
+    parts: list[dict[str, PartOutcome]] = []
+
+    def reload(_number: int, _frame: object) -> None:
+        # One that was under way already, and whose outcome says nothing; then the one that was asked for.
+        early = ReloadOutcome(1, holder, clock() - 1_000_000, time.time(), BAD)
+        late = ReloadOutcome(2, holder, clock(), time.time(), parts[-1], ("data-dir",))
+        early.write(data)
+        timer = threading.Timer(0.2, late.write, [data])
+        timers.append(timer)
+        timer.start()
+
+    timers: list[threading.Timer] = []
+    old = signal.signal(signal.SIGHUP, reload)
+    yield parts.append
+    signal.signal(signal.SIGHUP, old)
+    for timer in timers:
+        timer.join()
+
+
+def test_the_process_with_the_lock_is_found(data: Path, holder: int) -> None:
+    assert find_daemon(data) == holder
+    assert find_daemon(data, holder) == holder
+
+
+def test_no_daemon(data: Path) -> None:
+    with pytest.raises(NoDaemonError, match=f"no daemon has ever used the data directory {data}"):
+        find_daemon(data)
+    lock = data / "seen-names" / "lock"
+    lock.write_text("")
+    with pytest.raises(NoDaemonError, match="does not hold the number of a process"):
+        find_daemon(data)
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    lock.write_text(f"{child.pid}\n")
+    with pytest.raises(NoDaemonError, match=f"no daemon runs with the data directory {data}"):
+        find_daemon(data)
+
+
+def test_a_process_that_only_has_the_number_is_left_alone(data: Path, holder: int) -> None:
+    """SIGHUP would end it."""
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        with pytest.raises(NoDaemonError, match=f"process {stranger.pid} is none that uses it"):
+            find_daemon(data, stranger.pid)
+        (data / "seen-names" / "lock").write_text(f"{stranger.pid}\n")
+        with pytest.raises(NoDaemonError, match=f"process {stranger.pid} is none that uses it"):
+            find_daemon(data)
+        assert stranger.poll() is None
+    finally:
+        end_child(stranger)
+
+
+def test_processes_of_others_are_not_for_us(data: Path, holder: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module.Path, "iterdir", forbidden)
+    with pytest.raises(NoDaemonError, match="only root and the user that runs it"):
+        find_daemon(data)
+
+
+def test_the_outcome_of_the_reload_that_was_asked_for(
+    data: Path, holder: int, daemon: Callable[[dict[str, PartOutcome]], None]
+) -> None:
+    daemon(GOOD)
+    outcome = request_reload(holder, data, 10)
+    assert outcome.serial == 2
+    assert outcome.failed == ()
+
+
+def test_no_outcome(data: Path, holder: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.os, "kill", lambda pid, number: None)
+    (data / "reload.json").write_text("{")
+    with pytest.raises(NoDaemonError, match=r"no outcome of the reload within 0.2 seconds"):
+        request_reload(holder, data, 0.2)
+
+
+def test_a_daemon_that_ends_instead(data: Path) -> None:
+    child = subprocess.Popen(["sleep", "60"])  # which SIGHUP ends
+    waiter = threading.Thread(target=child.wait)
+    waiter.start()
+    with pytest.raises(NoDaemonError, match="has ended"):
+        request_reload(child.pid, data, 30)
+    waiter.join()
+
+
+def test_text() -> None:
+    parts = {**GOOD, **BAD, "cryptopan": PartOutcome("unchanged")}
+    text = as_text(ReloadOutcome(1, 2, 3, 4.0, parts, ("data-dir", "debug")))
+    assert text == (
+        "config              reloaded\n"
+        "well_known_domains  reloaded, used from the next rotation on\n"
+        "ignored_client_ips  FAILED, keeps its old state\n"
+        "                    clients: line 3: no\n"
+        "cryptopan           unchanged\n"
+        "changed, but not used before a restart: data-dir, debug\n"
+    )
+
+
+# The command
+
+
+@pytest.fixture
+def reload(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    monkeypatch.setattr(sys, "argv", ["edm"])
+    for name in [n for n in os.environ if n.startswith("DNSTAPIR_EDM_")]:
+        monkeypatch.delenv(name)
+    (data.parent / "edm.toml").write_text(
+        f'cryptopan-key = "x"\ninput-unix = "{data}/s"\nwell-known-domains-file = "{data}/list"\n'
+        f'data-dir = "{data}"\ndisable-mqtt = true\ndisable-histogram-sender = true\n'
+    )
+    (data.parent / "edm.toml").chmod(0o600)
+    (data / "list").write_bytes(b"not looked at")
+    monkeypatch.setattr(check_config, "CHECKS", [check_config.files_are_readable])
+
+    def run(*flags: str) -> tuple[int, str, str]:
+        code = main(["reload", "--config-file", str(data.parent / "edm.toml"), *flags])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_everything_reloaded(
+    reload: Callable[..., tuple[int, str, str]], daemon: Callable[[dict[str, PartOutcome]], None]
+) -> None:
+    daemon(GOOD)
+    code, out, err = reload()
+    assert (code, err) == (0, "")
+    assert out.startswith("config              reloaded\n")
+
+
+def test_reloaded_in_part(
+    reload: Callable[..., tuple[int, str, str]], daemon: Callable[[dict[str, PartOutcome]], None]
+) -> None:
+    daemon(BAD)
+    code, out, err = reload()
+    assert code == 1
+    assert "clients: line 3: no" in out
+    assert err == "edm: not everything could be reloaded: ignored_client_ips\n"
+
+
+def test_what_would_fail_is_not_tried(
+    data: Path,
+    reload: Callable[..., tuple[int, str, str]],
+    daemon: Callable[[dict[str, PartOutcome]], None],
+) -> None:
+    line = f"well-known-domains-file: cannot read {data}/list: No such file or directory"
+    (data / "list").unlink()
+    daemon(BAD)
+    for flags in ((), ("--check",)):
+        assert reload(*flags) == (1, "", f"edm: {line}\n")
+    assert not (data / "reload.json").exists()
+    code, out, err = reload("--force")
+    assert code == 1
+    assert err.splitlines()[0] == f"edm: {line}"
+    assert "FAILED" in out
+    assert reload("--no-such-flag")[0] == 1
+
+
+def test_only_checked(reload: Callable[..., tuple[int, str, str]]) -> None:
+    assert reload("--check") == (0, "A reload would work.\n", "")
+    code, out, err = reload()
+    assert (code, out) == (1, "")
+    assert "no daemon has ever used the data directory" in err
+
+
+def test_waiting_is_bounded(
+    reload: Callable[..., tuple[int, str, str]], holder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.os, "kill", lambda pid, number: None)
+    code, _, err = reload("--timeout=0", f"--pid={holder}")
+    assert code == 1
+    assert "within 0 seconds" in err

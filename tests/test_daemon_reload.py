@@ -1,0 +1,312 @@
+"""Reloads of a real daemon that fail and work, as the operator and the service manager see them; and permissions."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import support.daemon
+from edm.cli.main import main
+from edm.input.files import CaptureReader
+from edm.jit import JIT_DISABLED
+from edm.replay import Sender, connect, data_frames
+from support import golden
+from support.daemon import Daemon
+from support.processes import find, start_child, wait_until
+
+pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="the daemon is tested with JIT")
+
+NOBODY = 65534
+LISTED = ("well_known", "client_ignored", "question_ignored")
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[bytes]:
+    with CaptureReader(golden.capture("unbound")) as capture:
+        return data_frames(capture)[:3000]
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[queue.Queue[str]]:
+    """What the service manager hears, in order; it always listens, as the socket holds only a few messages."""
+    messages: queue.Queue[str] = queue.Queue()
+
+    def listen() -> None:
+        while message := sock.recv(4096):
+            messages.put(message.decode())
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        thread = threading.Thread(target=listen)
+        thread.start()
+        yield messages
+        sock.shutdown(socket.SHUT_RD)
+        thread.join()
+
+
+def heard(manager: queue.Queue[str], but: str = "WATCHDOG=1") -> list[str]:
+    """Return what the service manager hears next, other than ``but``."""
+    while (message := manager.get(timeout=60)) == but:
+        pass
+    return message.split("\n")
+
+
+def fates(daemon: Daemon, frames: list[bytes]) -> dict[str, float]:
+    """Send frames; return how many of them were found in each list."""
+    before = {fate: daemon.metric("edm_frames_total", fate=fate) for fate in LISTED}
+    done = daemon.metric("edm_processed_dnstap_total")
+    with connect(unix=str(daemon.settings["input_unix"])) as sock:
+        sender = Sender(sock)
+        sender.send(b"".join(frames))
+        sender.finish()
+    daemon.wait_for_metric("edm_processed_dnstap_total", done + len(frames))
+    return {fate: daemon.metric("edm_frames_total", fate=fate) - before[fate] for fate in LISTED}
+
+
+class Lists:
+    """Copies of the lists that may be damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.known = folder / "known.dawg"
+        self.ignored = folder / "ignored.dawg"
+        self.clients = folder / "clients"
+        self.put()
+
+    def put(self) -> None:
+        for path in (self.known, self.ignored, self.clients):
+            if path.is_dir():
+                path.rmdir()
+            path.unlink(missing_ok=True)
+        shutil.copy(golden.LISTS / "well-known.dawg", self.known)
+        shutil.copy(golden.LISTS / "ignored-names.dawg", self.ignored)
+        self.clients.write_text("192.0.2.0/24\n")
+
+    def settings(self) -> dict[str, object]:
+        return {
+            "well_known_domains_file": self.known,
+            "ignored_question_names_file": self.ignored,
+            "ignored_client_ips_file": self.clients,
+        }
+
+
+def reload(daemon: Daemon, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
+    """Run ``edm reload``; return its exit code and what it printed."""
+    capsys.readouterr()
+    code = main(["reload", "--config-file", str(daemon.config), *flags])
+    return code, *capsys.readouterr()
+
+
+def test_failed_reloads_are_told_and_harm_nothing(
+    tmp_path: Path,
+    frames: list[bytes],
+    manager: queue.Queue[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["edm"])
+    lists = Lists(tmp_path / "lists")
+    environment = {
+        **os.environ,
+        "NOTIFY_SOCKET": str(tmp_path / "notify"),
+        "WATCHDOG_USEC": "2000000",
+    }
+    settings = {**lists.settings(), "input_unix": tmp_path / "dnstap.sock"}
+    with Daemon(tmp_path, environment=environment, **settings) as daemon:
+        assert heard(manager) == ["READY=1", "STATUS=receiving dnstap"]
+        before = fates(daemon, frames)
+        assert before["well_known"] > 0
+
+        # Overwritten in place while in use: no answer changes.
+        for path in (lists.known, lists.ignored, lists.clients):
+            for content in (b"\xff" * path.stat().st_size, b""):
+                with path.open("r+b") as file:
+                    file.write(content)
+                    file.truncate(len(content))
+        assert fates(daemon, frames) == before
+
+        # What cannot work is not even tried ...
+        lists.put()
+        lists.known.write_bytes(lists.known.read_bytes()[:1000])
+        lists.ignored.unlink()
+        os.mkfifo(lists.ignored)
+        code, out, err = reload(daemon, capsys)
+        assert (code, out) == (1, "")
+        assert len(err.splitlines()) == 2
+        assert f"{lists.known}: not a valid DAWG file" in err
+        assert f"{lists.ignored}: not a regular file" in err
+        assert daemon.metric("edm_snapshot_generation") == 1
+
+        # ... unless one insists: then the other parts are reloaded.
+        lists.clients.write_text("127.0.0.0/8\n::1/128\n")
+        code, out, err = reload(daemon, capsys, "--force")
+        assert code == 1
+        assert err.splitlines()[-1].endswith("be reloaded: ignored_question_names, well_known_domains")
+        assert "ignored_client_ips       reloaded\n" in out
+        assert f"{lists.known}: not a valid DAWG file" in out
+        kind, _, status = heard(manager)
+        assert (kind, status) == ("RELOADING=1", "STATUS=reloading")
+        status = "STATUS=reload failed: ignored_question_names, well_known_domains"
+        assert heard(manager) == ["READY=1", status]
+        entries = daemon.messages("reload failed, keeping the old state")
+        assert [entry["part"] for entry in entries] == ["ignored_question_names", "well_known_domains"]
+        assert "exception" not in str(daemon.log)
+        for part, ok in (("ignored_client_ips", 1), ("well_known_domains", 0), ("ignored_question_names", 0)):
+            assert daemon.metric("edm_reloads_total", part=part, result="ok") == ok
+            assert daemon.metric("edm_reloads_total", part=part, result="error") == 1 - ok
+        assert fates(daemon, frames)["client_ignored"] > before["client_ignored"]
+
+        # Repaired, everything is as before.
+        lists.put()
+        code, out, err = reload(daemon, capsys)
+        assert (code, err) == (0, "")
+        assert "FAILED" not in out
+        assert [heard(manager)[0], heard(manager)[0]] == ["RELOADING=1", "READY=1"]
+        daemon.rotate()
+        assert fates(daemon, frames) == before
+        success = daemon.metric("edm_reload_last_success_timestamp_seconds", part="well_known_domains")
+        failure = daemon.metric("edm_reload_last_failure_timestamp_seconds", part="well_known_domains")
+        assert success > failure > 0
+
+        # Signs of life, from the main loop.
+        assert heard(manager, but="") == ["WATCHDOG=1"]
+        assert daemon.stop() == 0
+        assert heard(manager)[0] == "STOPPING=1"
+
+
+def test_a_broken_configuration_is_told_by_the_command_and_by_the_daemon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["edm"])
+    settings = {**golden.LIST_SETTINGS, "input_unix": tmp_path / "dnstap.sock"}
+    with Daemon(tmp_path, **settings) as daemon:
+        text = daemon.config.read_text()
+        daemon.config.write_text(text + "no-such-key = 1\n")
+        code, out, err = reload(daemon, capsys)
+        assert (code, out) == (1, "")
+        assert "unknown key no-such-key" in err
+        for fault in ("unknown key no-such-key", "Too many levels of symbolic links"):
+            done = len(daemon.messages("reload failed, keeping the old configuration"))
+            daemon.process.send_signal(signal.SIGHUP)
+            entry = daemon.wait_for_log("reload failed, keeping the old configuration", count=done + 1)
+            assert fault in entry["reason"]
+            assert str(daemon.config) in entry["reason"]
+            daemon.config.unlink()
+            daemon.config.symlink_to(daemon.config)
+        assert daemon.metric("edm_snapshot_generation") == 1
+        daemon.config.unlink()
+        daemon.config.touch(0o600)
+        daemon.config.write_text(text)
+        assert reload(daemon, capsys)[0] == 0
+        assert daemon.stop() == 0
+
+
+def test_a_reload_asked_for_during_the_start_comes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The lock is taken long before the daemon can take signals itself.
+    def and_reload(command: list[str | Path], **options: object) -> subprocess.Popen[bytes]:
+        process = start_child(command, **options)
+        lock = tmp_path / "data" / "seen-names" / "lock"
+        wait_until(lambda: lock.exists() or process.poll() is not None, "it starts", support.daemon.START)
+        process.send_signal(signal.SIGHUP)
+        return process
+
+    monkeypatch.setattr(support.daemon, "start_child", and_reload)
+    with Daemon(tmp_path, **golden.LIST_SETTINGS, input_unix=tmp_path / "dnstap.sock") as daemon:
+        daemon.wait_for_log("reloaded")
+        assert [entry["msg"] for entry in daemon.log if entry["msg"] in ("receiving dnstap", "reloaded")] == [
+            "receiving dnstap",
+            "reloaded",
+        ]
+        assert daemon.stop() == 0
+
+
+# Permissions
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mode & 0o777 for path in folder.rglob("*")}
+
+
+def test_nothing_is_readable_for_everybody_whatever_the_umask(tmp_path: Path, frames: list[bytes]) -> None:
+    old = os.umask(0)
+    try:
+        daemon = Daemon(
+            tmp_path,
+            **golden.LIST_SETTINGS,
+            input_unix=tmp_path / "dnstap.sock",
+            input_unix_mode="0620",
+            debug_dnstap_filename=tmp_path / "data" / "frames.json",
+        )
+        (tmp_path / "data").mkdir(0o750)
+        with daemon:
+            fates(daemon, frames)
+            daemon.rotate()
+            assert (tmp_path / "dnstap.sock").stat().st_mode & 0o777 == 0o620
+            assert daemon.stop() == 0
+    finally:
+        os.umask(old)
+    found = modes(daemon.data)
+    assert {mode for path, mode in found.items() if (daemon.data / path).is_dir()} == {0o750}
+    assert len([path for path in found if path.endswith(".parquet")]) >= 2
+    for path, mode in found.items():
+        if not (daemon.data / path).is_dir():
+            shared = path.endswith(".parquet") or path == "reload.json"
+            assert mode == (0o640 if shared else 0o600), path
+
+
+def as_nobody(command: list[str | Path], **options: object) -> subprocess.Popen[bytes]:
+    identity = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    powers = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
+    return start_child(["setpriv", *identity, *powers, *command], **options)
+
+
+@pytest.mark.slow
+def test_it_needs_no_privilege(
+    frames: list[bytes], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0 or find("setpriv") is None:
+        pytest.skip("only root can become somebody else; and needs setpriv for it")
+    probe = as_nobody([sys.executable, "-c", "import edm, numba"], stderr=subprocess.DEVNULL)
+    if probe.wait() != 0:
+        pytest.skip("this Python, its packages or the sources cannot be read by user nobody")
+    monkeypatch.setattr(sys, "argv", ["edm"])
+    monkeypatch.setattr(support.daemon, "start_child", as_nobody)
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others
+        folder = Path(name)
+        cache = folder / "cache"
+        shutil.copytree(os.environ["NUMBA_CACHE_DIR"], cache / Path(os.environ["NUMBA_CACHE_DIR"]).name)
+        environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
+        environment |= {"EDM_KERNEL_CACHE": str(cache), "HOME": "/nonexistent"}
+        lists = Lists(folder / "lists")
+        daemon = Daemon(
+            folder, environment=environment, **lists.settings(), input_unix=folder / "dnstap.sock"
+        )
+        daemon.config.touch(0o600)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        with daemon:
+            status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+            assert f"Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}" in status
+            assert "CapBnd:\t0000000000000000" in status
+            assert "CapEff:\t0000000000000000" in status
+            assert not daemon.messages("kernels are compiled")
+            assert fates(daemon, frames)["well_known"] > 0
+            daemon.rotate()
+            assert reload(daemon, capsys)[0] == 0
+            assert daemon.files(support.daemon.SESSIONS)
+            assert {path.stat().st_uid for path in daemon.data.rglob("*")} == {NOBODY}
+            assert daemon.stop() == 0
+            assert daemon.errors() == []
