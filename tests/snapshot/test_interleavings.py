@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from edm.engine import Engine
-from edm.snapshot import Snapshot, SnapshotCell
-from edm.worker import Worker
+from edm.snapshot import SnapshotCell
 from support.interleavings import Condition, Deadlock, Exploration, Lock, Scheduler, Shared, SharedList
 
 exhaustive = pytest.mark.skipif(
@@ -100,7 +97,9 @@ class Program:
         assert self.cell.__dict__["shared _current"] not in self.retired, "the current snapshot is retired"
 
 
-def explore(cell: type[StepCell], readers: int, rounds: int, publishers: int, publications: int) -> Exploration:
+def explore(
+    cell: type[StepCell], readers: int, rounds: int, publishers: int, publications: int
+) -> Exploration:
     def begin(scheduler: Scheduler) -> Callable[[], None]:
         return Program(scheduler, cell, readers, rounds, publishers, publications).invariant
 
@@ -219,9 +218,7 @@ def test_a_mutant_that_retires_too_early_is_found(mutant: type[StepCell]) -> Non
         explore(mutant, 2, 1, 1, 1)
 
 
-@pytest.mark.parametrize(
-    "mutant", [LeavesInSilence, LooksForWaitersBeforeItLeaves, CountsItselfTooLate]
-)
+@pytest.mark.parametrize("mutant", [LeavesInSilence, LooksForWaitersBeforeItLeaves, CountsItselfTooLate])
 def test_a_mutant_that_waits_for_ever_is_found(mutant: type[StepCell]) -> None:
     with pytest.raises(Deadlock):
         explore(mutant, 1, 1, 1, 1)

@@ -25,9 +25,6 @@ from support.daemon import Daemon, to_toml
 PACE = 0.1
 """Seconds between two reloads."""
 
-ROTATE_EVERY = 0.7
-"""Seconds between two rotations on request; full minutes come on top."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
@@ -97,7 +94,11 @@ class Storm:
         When each of them was in place: wall clock, seconds since 1970.
     rotations : int
         Rotations on request.
+    rotate_every : float
+        Seconds between two of them; full minutes come on top.
     """
+
+    rotate_every = 0.7
 
     def __init__(self, folder: Path, *, switch: bool = False, **settings: Any) -> None:
         self.folder = folder
@@ -158,7 +159,7 @@ class Storm:
 
     def start(self) -> None:
         """Begin: a thread for reloads, one for rotations."""
-        for work, every in ((self.reload, PACE), (self._rotate, ROTATE_EVERY)):
+        for work, every in ((self.reload, PACE), (self._rotate, self.rotate_every)):
             thread = threading.Thread(target=self._repeat, args=(work, every))
             thread.start()
             self._threads.append(thread)

@@ -37,8 +37,17 @@ def load_clients(config: Config) -> ClientPrefixes:
     return parse_prefix_file(Path(config.ignored_client_ips_file))
 
 
-def load_ignored_names(config: Config) -> DomainTable | None:
+def _build(dawg: Dawg, loaded: DomainTable | None) -> DomainTable:
+    """Build the table of a list, or take ``loaded`` if it was made of the very same bytes."""
+    if loaded is not None and loaded.digest == dawg.digest():
+        return loaded
+    return DomainTable.build(dawg)
+
+
+def load_ignored_names(config: Config, loaded: DomainTable | None = None) -> DomainTable | None:
     """Read the ignored question names; ``None`` if the key is not set or the file holds none.
+
+    ``loaded`` is returned if the file holds what that was made of.
 
     Raises
     ------
@@ -51,11 +60,11 @@ def load_ignored_names(config: Config) -> DomainTable | None:
     if is_empty_file(path):
         return None
     dawg = Dawg.open(path)
-    return DomainTable.build(dawg) if dawg.words else None
+    return _build(dawg, loaded) if dawg.words else None
 
 
-def load_well_known(config: Config) -> DomainTable:
-    """Read the well-known domains.
+def load_well_known(config: Config, loaded: DomainTable | None = None) -> DomainTable:
+    """Read the well-known domains; ``loaded`` is returned if the file holds what that was made of.
 
     Raises
     ------
@@ -65,4 +74,4 @@ def load_well_known(config: Config) -> DomainTable:
     path = Path(config.well_known_domains_file)
     if is_empty_file(path):
         raise ListFileError(f"well-known-domains-file: {path}: is empty")
-    return DomainTable.build(Dawg.open(path))
+    return _build(Dawg.open(path), loaded)
