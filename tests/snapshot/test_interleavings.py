@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from edm.snapshot import SnapshotCell
+from edm.engine import Engine
+from edm.snapshot import Snapshot, SnapshotCell
+from edm.worker import Worker
 from support.interleavings import Condition, Deadlock, Exploration, Lock, Scheduler, Shared, SharedList
 
 exhaustive = pytest.mark.skipif(
@@ -222,3 +225,161 @@ def test_a_mutant_that_retires_too_early_is_found(mutant: type[StepCell]) -> Non
 def test_a_mutant_that_waits_for_ever_is_found(mutant: type[StepCell]) -> None:
     with pytest.raises(Deadlock):
         explore(mutant, 1, 1, 1, 1)
+
+
+# The engine: rotation and reload, with real workers
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Stands for a domain table."""
+
+    name: str
+
+    def __len__(self) -> int:
+        return 0  # like a list without words; it must come into use all the same
+
+
+@dataclasses.dataclass(frozen=True)
+class Period:
+    """Stands for an interval: the table that it counts by, and which one it is."""
+
+    table: Table
+    number: int
+    start_us: int = 0
+
+
+class Nothing:
+    """Takes every call."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_args, **_values: None
+
+
+class StepEngine(Engine):
+    """The engine with its own ``rotate`` and ``publish``; what they begin and hand over is noted."""
+
+    _next_well_known = Shared()
+
+    def __init__(self, scheduler: Scheduler, batches: int) -> None:
+        self.scheduler = scheduler
+        self.metrics = Nothing()  # type: ignore[assignment]
+        self._publishing = Lock(scheduler)  # type: ignore[assignment]
+        self._next_well_known = None
+        self.begun = 0
+        self.counted: Counter[Period] = Counter()
+        self.handed_over: dict[Period, int] = {}
+        self.running: dict[str, Snapshot] = {}
+        first = Snapshot(
+            generation=1,
+            config="config",
+            pseudonymiser="key",
+            clients="clients",
+            ignored_names=None,
+            well_known=Table("old"),
+            interval=Period(Table("old"), 0),
+            sessions=True,
+            events=False,
+        )  # type: ignore[arg-type]
+        self.cell = StepCell(scheduler, first, 1)
+        scheduler.watch(lambda: (frozenset(self.handed_over.items()), frozenset(self.counted.items())))
+        block = type("Block", (), {"received": 0, "frames": batches * 4096, "oversized": 0})()
+        worker = Worker(0, Nothing(), self.cell, self, Nothing())  # type: ignore[arg-type]
+        scheduler.add("worker", lambda: worker.handle(block))
+        scheduler.add("rotation", self.rotate)
+        scheduler.add("reload", self.reload)
+
+    def _begin(self, table: Any, config: Any, start_us: int | None = None) -> Any:
+        self.begun += 1
+        return Period(table, self.begun)
+
+    def _hand_over(self, old: Snapshot, stop_us: int) -> None:
+        period: Any = old.interval
+        assert period not in self.handed_over, "handed over twice"
+        self.handed_over[period] = self.counted[period]
+
+    def run(self, block: Any, first: int, n: int, snapshot: Any) -> None:
+        """Be the worker's pipeline: count the frames into the snapshot's interval."""
+        self.running["worker"] = snapshot
+        self.scheduler.pause()
+        self.scheduler.note(("run", first))
+        assert snapshot.well_known == snapshot.interval.table, "looked up in one table, counted by another"
+        assert snapshot.interval not in self.handed_over, "counted into an interval that was handed over"
+        self.counted[snapshot.interval] += n
+        del self.running["worker"]
+
+    def reload(self) -> None:
+        self.set_next_well_known(Table("new"))  # type: ignore[arg-type]
+        self.publish(sessions=False, pseudonymiser="new key")
+
+    def invariant(self) -> None:
+        for snapshot in self.running.values():
+            assert snapshot.interval not in self.handed_over, "an interval in use was handed over"
+        if all(task.done for task in self.scheduler.tasks):
+            current = self.cell.current
+            assert current.generation == 3, "a publication was lost"
+            assert (current.sessions, current.pseudonymiser) == (False, "new key"), "the reload was lost"
+            assert len(self.handed_over) == 1
+            assert current.interval not in self.handed_over, "the rotation was lost"
+            expected = self._next_well_known or Table("new")
+            assert current.well_known in (expected, Table("old"))
+            assert current.well_known == Table("new") or self._next_well_known == Table("new"), (
+                "a table was lost"
+            )
+            total = sum(self.handed_over.values()) + self.counted[current.interval]  # type: ignore[index]
+            assert total == self.counted.total(), "frames were counted and not handed over"
+
+
+def explore_engine(engine: type[StepEngine], batches: int) -> Exploration:
+    exploration = Exploration(lambda scheduler: engine(scheduler, batches).invariant)
+    exploration.explore()
+    return exploration
+
+
+def test_no_order_of_steps_breaks_rotation_and_reload() -> None:
+    exploration = explore_engine(StepEngine, 1)
+    print(exploration.runs, exploration.states)
+    assert exploration.states > 100
+
+
+class HandsOverBeforeTheGracePeriod(StepEngine):
+    def rotate(self) -> None:
+        old = self.cell.current
+        with self._publishing:
+            interval = self._begin(old.well_known, old.config)
+            new = dataclasses.replace(old, generation=old.generation + 1, interval=interval)
+            self.cell.publish(new)
+        self._hand_over(old, 0)
+        self.cell.retire(old)
+
+
+class PublishesWithoutTheLock(StepEngine):
+    def publish(self, **parts: Any) -> None:
+        old = self.cell.current
+        self.cell.publish(dataclasses.replace(old, generation=old.generation + 1, **parts))
+        self.cell.retire(old)
+
+
+class PutsTheTableIntoTheRunningInterval(StepEngine):
+    def set_next_well_known(self, table: Any) -> None:
+        self.publish(well_known=table)
+
+
+class ForgetsTheTable(StepEngine):
+    def set_next_well_known(self, table: Any) -> None:
+        with self._publishing:
+            self._next_well_known = None
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        HandsOverBeforeTheGracePeriod,
+        PublishesWithoutTheLock,
+        PutsTheTableIntoTheRunningInterval,
+        ForgetsTheTable,
+    ],
+)
+def test_a_mutant_of_the_engine_is_found(mutant: type[StepEngine]) -> None:
+    with pytest.raises(AssertionError, match=r"handed over|lost|another"):
+        explore_engine(mutant, 1)

@@ -1,11 +1,11 @@
 """Throughput with and without a storm: ``PYTHONPATH=src:tests python -m support.storm_compare``.
 
 A daemon works off the bundled dnsdist capture, which another process sends at full speed over several connections.
-Spells of calm and of two kinds of storm alternate, so that what else goes on in the machine touches all of them. In
-both storms there are ten reloads a second and a rotation every two seconds; in the one each reload changes one thing
-in turn (key, salt, ignored clients, ignored names, 36,000 well-known domains), in the other all of them. Printed are
-the median over the rounds of the throughput, as a share of that in the calm spell next to it, and the daemon's CPU
-time for each frame.
+Spells of calm and of three kinds of storm alternate, so that what else goes on in the machine touches all of them. In
+each storm there are ten reloads a second and a rotation every two seconds. A reload changes all lists (ignored clients,
+ignored names, 36,000 well-known domains), or one thing in turn (key, salt, and each list), or all of these.
+Printed are the median over the rounds of the throughput, as a share of that in the calm spell next to it,
+and the daemon's CPU time for each frame.
 
 The switches stay as they are: without session files, or with a disk that is waited for, there is other work to do,
 not the same work under a storm.
@@ -31,11 +31,12 @@ from support.daemon import SESSIONS
 from support.resources import Resources
 from support.storm import Storm
 
-CALM, IN_TURN, ALL = "calm", "one thing a reload", "everything a reload"
+CALM, LISTS, IN_TURN, ALL = "calm", "all lists", "one thing in turn", "everything"
 LEAD = 0.5
 """Seconds before a spell is measured."""
 
-PARTS = ("key", "salt", "clients", "names", "domains")
+LIST_PARTS = ("clients", "names", "domains")
+PARTS = ("key", "salt", *LIST_PARTS)
 
 
 class CaptureStorm(Storm):
@@ -43,8 +44,8 @@ class CaptureStorm(Storm):
 
     Attributes
     ----------
-    in_turn : bool
-        Whether a reload changes one thing only.
+    kind : str
+        What a reload changes.
     """
 
     rotate_every = 2.0
@@ -56,13 +57,14 @@ class CaptureStorm(Storm):
         self._ignored = [write_dawg(ignored), write_dawg([*ignored, "never.asked.test."])]
         self._clients = (golden.LISTS / "ignored-clients").read_text()
         self._changes = Counter[str]()
-        self.in_turn = True
+        self.kind = ALL
         super().__init__(folder, **settings)
 
     def _place(self) -> dict[str, Any]:
         settings = super()._place()
         number = self.generations[-1].number
-        self._changes.update([PARTS[number % len(PARTS)]] if self.in_turn else PARTS)
+        changed = {LISTS: LIST_PARTS, IN_TURN: [PARTS[number % len(PARTS)]]}
+        self._changes.update(changed.get(self.kind, PARTS))
         changes = self._changes
         Path(settings["ignored_client_ips_file"]).write_text(
             f"{self._clients}192.0.2.{changes['clients'] % 256}/32\n"
@@ -91,7 +93,7 @@ def measure(storm: CaptureStorm, kind: str, seconds: float) -> Spell:
     """Let a spell of some kind go over the daemon."""
     daemon = storm.daemon
     pid = daemon.process.pid
-    storm.in_turn = kind == IN_TURN
+    storm.kind = kind
 
     def look() -> tuple[float, float, float, int, int]:
         frames = daemon.metric("edm_processed_dnstap_total")
@@ -114,9 +116,9 @@ def compare(
     """Measure all kinds of spells, ``rounds`` times each, in changing order."""
     storm = CaptureStorm(folder, minimiser_workers=workers)
     stream = streams.from_capture("dnsdist").save(folder / "stream")
-    spells: dict[str, list[Spell]] = {CALM: [], IN_TURN: [], ALL: []}
+    spells: dict[str, list[Spell]] = {kind: [] for kind in (CALM, LISTS, IN_TURN, ALL)}
     with storm.daemon:
-        most = 3 * rounds * (seconds + 2 * LEAD) + 10
+        most = 4 * rounds * (seconds + 2 * LEAD) + 10
         job = sender.Job(str(stream), str(storm.unix), passes=1 << 30, connections=connections, seconds=most)
         process = sender.start(job)
         try:
@@ -133,8 +135,8 @@ def compare(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a spell")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.5, help="of a spell")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--connections", type=int, default=3)
     options = parser.parse_args()

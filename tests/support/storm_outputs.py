@@ -21,8 +21,8 @@ from edm.session.cryptopan import derive_key
 from oracles.cryptopan import CryptoPan
 from support import storm_traffic as traffic
 from support.daemon import HISTOGRAMS, SESSIONS
-from support.storm import Generation, Storm
-from support.storm_traffic import FRAMES, Plan, Sent
+from support.storm import Storm
+from support.storm_traffic import FRAMES, Plan, Sent, Template
 
 Ints = npt.NDArray[np.int64]
 
@@ -32,12 +32,18 @@ ABSENT = -1
 
 
 class Pseudonyms:
-    """The pseudonyms of all addresses of the traffic under the keys of all generations."""
+    """The pseudonyms of all addresses of the traffic under the keys of all generations.
 
-    def __init__(self, generations: Sequence[Generation]) -> None:
+    Parameters
+    ----------
+    keys : sequence of bytes
+        The Crypto-PAn secret of each generation.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
         addresses = [*traffic.CLEAN, *traffic.IGNORED, *traffic.SERVERS]
         self.number = {address: number for number, address in enumerate(addresses)}
-        ciphers = [CryptoPan(derive_key(one.key, one.salt)) for one in generations]
+        ciphers = [CryptoPan(key) for key in keys]
         results = [[cipher.bits(address) for cipher in ciphers] for address in addresses]
         # An IPv4 address as a number; of an IPv6 address the lower half.
         self.low = np.array(
@@ -63,6 +69,23 @@ class Pseudonyms:
             found[rows[right]] = candidate[right]
         assert (found != ABSENT).all(), "a pseudonym was made under no key that was ever configured"
         return found
+
+    def of_rows(self, table: pa.Table, templates: Sequence[Template], template: Ints) -> Ints:
+        """Return under which generation's key the addresses of each row were made; fail if not both under one."""
+        source = self._of_side(table, "source", [one.client for one in templates], template)
+        dest = self._of_side(table, "dest", [one.server for one in templates], template)
+        mixed = int(np.count_nonzero(source != dest))
+        assert not mixed, f"{mixed} rows with addresses under two keys"
+        return source
+
+    def _of_side(self, table: pa.Table, side: str, addresses: list[bytes], template: Ints) -> Ints:
+        is_ipv4 = np.array([len(address) == 4 for address in addresses])[template]
+        ipv4, host, network = (table[f"{side}_{part}"] for part in ("ipv4", "ipv6_host", "ipv6_network"))
+        for column, present in ((ipv4, is_ipv4), (host, ~is_ipv4), (network, ~is_ipv4)):
+            assert np.array_equal(column.is_valid().to_numpy(), present), side
+        low = np.where(is_ipv4, _numbers(ipv4), _numbers(host))
+        number = np.array([self.number[address] for address in addresses])[template]
+        return self.generations(number, low, _numbers(network))
 
 
 @dataclasses.dataclass
@@ -118,7 +141,7 @@ class Outputs:
         self.plan = plan
         self.sent = sent
         self.metrics = metrics
-        self.pseudonyms = Pseudonyms(storm.generations)
+        self.pseudonyms = Pseudonyms([derive_key(one.key, one.salt) for one in storm.generations])
         self.intervals: list[Interval] = []
         self._read_files()
 
@@ -176,11 +199,8 @@ class Outputs:
             ("dns_protocol", 1 + template % 2),
         ):
             assert np.array_equal(table[column].to_numpy(), expected), column
-        source = self._generations(table, "source", [one.client for one in self.plan.templates], template)
-        dest = self._generations(table, "dest", [one.server for one in self.plan.templates], template)
-        mixed = np.flatnonzero(source != dest)
-        assert not len(mixed), f"{len(mixed)} rows with addresses under two keys"
-        return connection, number * FRAMES + place, source
+        generation = self.pseudonyms.of_rows(table, self.plan.templates, template)
+        return connection, number * FRAMES + place, generation
 
     def _check_texts(
         self, table: pa.Table, connection: Ints, number: Ints, place: Ints, template: Ints
@@ -198,15 +218,6 @@ class Outputs:
             for one, label in zip(template[novel].tolist(), own, strict=True)
         ]
         _check_texts(table["response_message"], messages, template, novel, own_messages)
-
-    def _generations(self, table: pa.Table, side: str, addresses: list[bytes], template: Ints) -> Ints:
-        is_ipv4 = np.array([len(address) == 4 for address in addresses])[template]
-        ipv4, host, network = (table[f"{side}_{part}"] for part in ("ipv4", "ipv6_host", "ipv6_network"))
-        for column, present in ((ipv4, is_ipv4), (host, ~is_ipv4), (network, ~is_ipv4)):
-            assert np.array_equal(column.is_valid().to_numpy(), present), side
-        low = np.where(is_ipv4, _numbers(ipv4), _numbers(host))
-        number = np.array([self.pseudonyms.number[address] for address in addresses])[template]
-        return self.pseudonyms.generations(number, low, _numbers(network))
 
 
 def _check_texts(

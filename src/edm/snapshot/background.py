@@ -12,8 +12,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-NICE = 10
-"""How much lower the priority is (``nice``): a core that is wanted elsewhere gives such a thread about a tenth."""
+NICE = 19
+"""How much lower the priority is (``nice``), the most there is: of a core that is wanted elsewhere such a thread gets
+a sixtieth, of one that is not, all."""
 
 
 def at_low_priority(work: Callable[[], T]) -> T:
