@@ -10,12 +10,14 @@ what one worker hands over, and that no frame sent after a reload was reported i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from edm.jit import JIT_DISABLED
@@ -23,7 +25,20 @@ from support.processes import wait_until
 from support.resources import Resources
 from support.storm import PACE, Storm
 from support.storm_check import Outcome
-from support.storm_traffic import FRAMES, Job, Plan, Sent, finish_sender, start_sender
+from support.storm_outputs import Pseudonyms
+from support.storm_traffic import (
+    CLEAN,
+    FRAMES,
+    PLAIN,
+    SERVERS,
+    Job,
+    Plan,
+    Sent,
+    Template,
+    finish_sender,
+    known_words,
+    start_sender,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(JIT_DISABLED, reason="the daemon is tested with JIT")]
 
@@ -146,3 +161,107 @@ def test_with_one_worker_every_missing_row_has_its_reason(one_worker: Storms) ->
 
 def test_no_worker_goes_back_to_an_old_key_within_what_it_hands_over(several_workers: Storms) -> None:
     several_workers.outcome.check_batches_never_go_back(3)
+
+
+# The checks find what they are there for: the same outcome with one thing made wrong
+
+
+def tampered(outcome: Outcome, **changes: object) -> Outcome:
+    """Return a copy of an outcome in which some attributes are replaced."""
+    copied = copy.copy(outcome)
+    for name in ("_templates", "_rows_by_template"):
+        copied.__dict__.pop(name, None)
+    copied.__dict__.update(changes)
+    return copied
+
+
+def without(outcome: Outcome, row: int) -> Outcome:
+    columns = ("connection", "sequence", "generation")
+    changes = {name: np.delete(getattr(outcome, name), row) for name in columns}
+    intervals = [dataclasses.replace(interval) for interval in outcome.intervals]
+    for interval in intervals:
+        if row < interval.first_row:
+            interval.first_row -= 1
+        elif row < interval.first_row + interval.rows:
+            interval.rows -= 1
+    return tampered(outcome, intervals=intervals, **changes)
+
+
+def test_a_row_under_the_key_before_is_found(one_worker: Storms) -> None:
+    outcome = one_worker.outcome
+    turn = int(np.flatnonzero(np.diff(outcome.generation))[-1]) + 2
+    generation = outcome.generation.copy()
+    generation[turn] = generation[turn - 2]
+    with pytest.raises(AssertionError, match="old key"):
+        tampered(outcome, generation=generation).check_one_worker_never_goes_back()
+
+
+def test_a_row_under_a_key_long_gone_is_found(storms: Storms) -> None:
+    outcome = storms.outcome
+    generation = outcome.generation.copy()
+    generation[-1] = 0
+    with pytest.raises(AssertionError):
+        tampered(outcome, generation=generation).check_reported_reloads_hold()
+
+
+def test_a_missing_row_is_found(one_worker: Storms) -> None:
+    outcome = one_worker.outcome
+    kinds = outcome.plan.kinds[outcome._templates]
+    row = int(np.flatnonzero(kinds == PLAIN)[len(kinds) // 16])
+    lacking = without(outcome, row)
+    with pytest.raises(AssertionError):
+        lacking.check_ledger()
+    with pytest.raises(AssertionError):
+        lacking.check_histograms()
+    with pytest.raises(AssertionError, match="without a reason"):
+        lacking.check_every_missing_row_has_its_reason()
+
+
+def test_a_row_that_came_twice_is_found(storms: Storms) -> None:
+    outcome = storms.outcome
+    sequence, connection = outcome.sequence.copy(), outcome.connection.copy()
+    sequence[5], connection[5] = sequence[6], connection[6]
+    with pytest.raises(AssertionError):
+        tampered(outcome, sequence=sequence, connection=connection).check_no_row_twice()
+
+
+def test_a_count_under_another_word_is_found(storms: Storms) -> None:
+    outcome = storms.outcome
+    number = next(n for n, interval in enumerate(outcome.intervals) if len(interval.words) > 8)
+    words = dict(outcome.intervals[number].words)
+    common = [word for word in words if ".all." in word]
+    words[common[0]], words[common[1]] = words[common[1]], words[common[0]]
+    intervals = list(outcome.intervals)
+    intervals[number] = dataclasses.replace(intervals[number], words=words)
+    with pytest.raises(AssertionError):
+        tampered(outcome, intervals=intervals).check_histograms()
+
+
+def test_words_of_two_lists_in_one_histogram_are_found(storms: Storms) -> None:
+    row: dict[str, int] = {}
+    words = {word: row for variant in (0, 1) for word in known_words(variant)}
+    with pytest.raises(AssertionError, match="several lists"):
+        dataclasses.replace(storms.outcome.intervals[0], words=words).variant  # noqa: B018
+
+
+def test_a_row_with_addresses_under_two_keys_is_found() -> None:
+    pseudonyms = Pseudonyms([bytes(32), bytes(31) + b"\1"])
+    client = next(number for number, one in enumerate(CLEAN) if len(one) == 4)
+    server = pseudonyms.number[SERVERS[0]]
+    template = Template(PLAIN, ("p0",), CLEAN[client], SERVERS[0])
+
+    def row(source_key: int, dest_key: int) -> pa.Table:
+        values = {
+            "source_ipv4": int(pseudonyms.low[client, source_key]),
+            "dest_ipv4": int(pseudonyms.low[server, dest_key]),
+        }
+        nothing = pa.array([None], pa.uint64())
+        columns = {
+            f"{side}_ipv6_{part}": nothing for side in ("source", "dest") for part in ("host", "network")
+        }
+        return pa.table(columns | {name: pa.array([value], pa.uint32()) for name, value in values.items()})
+
+    only = np.zeros(1, np.int64)
+    assert pseudonyms.of_rows(row(1, 1), [template], only).tolist() == [1]
+    with pytest.raises(AssertionError, match="under two keys"):
+        pseudonyms.of_rows(row(0, 1), [template], only)
