@@ -127,7 +127,6 @@ def test_no_order_of_steps_breaks_the_cell(
     readers: int, rounds: int, publishers: int, publications: int
 ) -> None:
     exploration = explore(StepCell, readers, rounds, publishers, publications)
-    print(exploration.runs, exploration.states)
     assert exploration.states > 20
 
 
@@ -338,7 +337,6 @@ def explore_engine(engine: type[StepEngine], batches: int) -> Exploration:
 
 def test_no_order_of_steps_breaks_rotation_and_reload() -> None:
     exploration = explore_engine(StepEngine, 1)
-    print(exploration.runs, exploration.states)
     assert exploration.states > 100
 
 

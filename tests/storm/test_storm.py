@@ -94,23 +94,7 @@ def _calm(storm: Storm, frames: int) -> Resources:
     return Resources.of(daemon.process.pid)
 
 
-@pytest.fixture(scope="module")
-def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Storms:
-    return rage(tmp_path_factory.mktemp("one"), minimiser_workers=1, switch=True)
-
-
-@pytest.fixture(scope="module")
-def several_workers(tmp_path_factory: pytest.TempPathFactory) -> Storms:
-    return rage(tmp_path_factory.mktemp("several"), minimiser_workers=3)
-
-
-@pytest.fixture(params=["one_worker", "several_workers"])
-def storms(request: pytest.FixtureRequest) -> Storms:
-    found: Storms = request.getfixturevalue(request.param)
-    return found
-
-
-def test_it_was_a_storm(storms: Storms) -> None:
+def check_that_it_was_a_storm(storms: Storms) -> None:
     storm = storms.outcome.storm
     # On a machine with other things to do, reloads merge; but they must not have come to a halt.
     assert len(storm.generations) > SECONDS / PACE / 3
@@ -119,31 +103,7 @@ def test_it_was_a_storm(storms: Storms) -> None:
     assert len({interval.variant for interval in storms.outcome.intervals} - {None}) > 1
 
 
-def test_the_ledger_closes_over_all_intervals_and_reloads(storms: Storms) -> None:
-    storms.outcome.check_ledger()
-
-
-def test_no_frame_becomes_two_rows(storms: Storms) -> None:
-    storms.outcome.check_no_row_twice()
-
-
-def test_a_batch_is_wholly_under_one_generation(storms: Storms) -> None:
-    storms.outcome.check_rows_fit_their_generation()
-
-
-def test_every_count_belongs_to_its_name_and_none_is_lost(storms: Storms) -> None:
-    storms.outcome.check_histograms()
-
-
-def test_no_frame_is_under_a_generation_older_than_the_one_reported(storms: Storms) -> None:
-    storms.outcome.check_reported_reloads_hold()
-
-
-def test_every_new_name_is_remembered_once(storms: Storms) -> None:
-    storms.outcome.check_seen_names()
-
-
-def test_nothing_stays_behind(storms: Storms) -> None:
+def check_that_nothing_stays_behind(storms: Storms) -> None:
     before, after = storms.before, storms.after
     assert after.files <= before.files
     assert after.threads <= before.threads
@@ -151,16 +111,39 @@ def test_nothing_stays_behind(storms: Storms) -> None:
     assert after.resident <= before.resident + GROWTH
 
 
-def test_one_worker_never_goes_back_to_an_old_key(one_worker: Storms) -> None:
-    one_worker.outcome.check_one_worker_never_goes_back()
+def check(storms: Storms) -> None:
+    """Check what holds with any number of workers; and that the checks can fail."""
+    check_that_it_was_a_storm(storms)
+    check_that_nothing_stays_behind(storms)
+    outcome = storms.outcome
+    outcome.check_ledger()
+    outcome.check_no_row_twice()
+    outcome.check_rows_fit_their_generation()
+    outcome.check_histograms()
+    outcome.check_reported_reloads_hold()
+    outcome.check_seen_names()
+    find_a_row_under_a_key_long_gone(outcome)
+    find_a_row_that_came_twice(outcome)
+    find_a_count_under_another_word(outcome)
+    find_words_of_two_lists(outcome)
 
 
-def test_with_one_worker_every_missing_row_has_its_reason(one_worker: Storms) -> None:
-    one_worker.outcome.check_every_missing_row_has_its_reason()
+# One test for a storm, not one for a claim: spread over several processes, each of them would need the storm.
 
 
-def test_no_worker_goes_back_to_an_old_key_within_what_it_hands_over(several_workers: Storms) -> None:
-    several_workers.outcome.check_batches_never_go_back(3)
+def test_one_worker(tmp_path: Path) -> None:
+    storms = rage(tmp_path, minimiser_workers=1, switch=True)
+    check(storms)
+    storms.outcome.check_one_worker_never_goes_back()
+    storms.outcome.check_every_missing_row_has_its_reason()
+    find_a_row_under_the_key_before(storms.outcome)
+    find_a_missing_row(storms.outcome)
+
+
+def test_several_workers(tmp_path: Path) -> None:
+    storms = rage(tmp_path, minimiser_workers=3)
+    check(storms)
+    storms.outcome.check_batches_never_go_back(3)
 
 
 # The checks find what they are there for: the same outcome with one thing made wrong
@@ -187,8 +170,7 @@ def without(outcome: Outcome, row: int) -> Outcome:
     return tampered(outcome, intervals=intervals, **changes)
 
 
-def test_a_row_under_the_key_before_is_found(one_worker: Storms) -> None:
-    outcome = one_worker.outcome
+def find_a_row_under_the_key_before(outcome: Outcome) -> None:
     turn = int(np.flatnonzero(np.diff(outcome.generation))[-1]) + 2
     generation = outcome.generation.copy()
     generation[turn] = generation[turn - 2]
@@ -196,16 +178,14 @@ def test_a_row_under_the_key_before_is_found(one_worker: Storms) -> None:
         tampered(outcome, generation=generation).check_one_worker_never_goes_back()
 
 
-def test_a_row_under_a_key_long_gone_is_found(storms: Storms) -> None:
-    outcome = storms.outcome
+def find_a_row_under_a_key_long_gone(outcome: Outcome) -> None:
     generation = outcome.generation.copy()
     generation[-1] = 0
     with pytest.raises(AssertionError):
         tampered(outcome, generation=generation).check_reported_reloads_hold()
 
 
-def test_a_missing_row_is_found(one_worker: Storms) -> None:
-    outcome = one_worker.outcome
+def find_a_missing_row(outcome: Outcome) -> None:
     kinds = outcome.plan.kinds[outcome._templates]
     row = int(np.flatnonzero(kinds == PLAIN)[len(kinds) // 16])
     lacking = without(outcome, row)
@@ -217,16 +197,14 @@ def test_a_missing_row_is_found(one_worker: Storms) -> None:
         lacking.check_every_missing_row_has_its_reason()
 
 
-def test_a_row_that_came_twice_is_found(storms: Storms) -> None:
-    outcome = storms.outcome
+def find_a_row_that_came_twice(outcome: Outcome) -> None:
     sequence, connection = outcome.sequence.copy(), outcome.connection.copy()
     sequence[5], connection[5] = sequence[6], connection[6]
     with pytest.raises(AssertionError):
         tampered(outcome, sequence=sequence, connection=connection).check_no_row_twice()
 
 
-def test_a_count_under_another_word_is_found(storms: Storms) -> None:
-    outcome = storms.outcome
+def find_a_count_under_another_word(outcome: Outcome) -> None:
     number = next(n for n, interval in enumerate(outcome.intervals) if len(interval.words) > 8)
     words = dict(outcome.intervals[number].words)
     common = [word for word in words if ".all." in word]
@@ -237,11 +215,11 @@ def test_a_count_under_another_word_is_found(storms: Storms) -> None:
         tampered(outcome, intervals=intervals).check_histograms()
 
 
-def test_words_of_two_lists_in_one_histogram_are_found(storms: Storms) -> None:
+def find_words_of_two_lists(outcome: Outcome) -> None:
     row: dict[str, int] = {}
     words = {word: row for variant in (0, 1) for word in known_words(variant)}
     with pytest.raises(AssertionError, match="several lists"):
-        dataclasses.replace(storms.outcome.intervals[0], words=words).variant  # noqa: B018
+        dataclasses.replace(outcome.intervals[0], words=words).variant  # noqa: B018
 
 
 def test_a_row_with_addresses_under_two_keys_is_found() -> None:
