@@ -232,7 +232,9 @@ class Engine:
         began = time.monotonic()
         with self._publishing:
             old = self.cell.current
-            table = self._next_well_known or old.well_known
+            table = self._next_well_known
+            if table is None:  # not falsy: a list may have no words
+                table = old.well_known
             self._next_well_known = None
             interval = self._begin(table, old.config)
             self.cell.publish(
@@ -269,6 +271,13 @@ class Engine:
             old = self.cell.current
             self.cell.publish(dataclasses.replace(old, generation=old.generation + 1, **parts))  # type: ignore[arg-type]
             self.cell.retire(old)
+
+    @property
+    def latest_well_known(self) -> DomainTable:
+        """The table loaded last: the one to be taken into use, else the one in use."""
+        with self._publishing:
+            table = self._next_well_known
+            return self.cell.current.well_known if table is None else table
 
     def set_next_well_known(self, table: DomainTable) -> None:
         """Take ``table`` into use with the next interval: rows are counted per index of the table."""

@@ -11,6 +11,7 @@ to a word, words have at most 65,534 characters, and words and trie edges are ea
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,6 +223,10 @@ class Dawg:
         if trie[0] != self.edges:
             raise self._fail(48, f"it states {self.edges:,} edges, but there are {trie[0]:,}")
         self.longest = int(heights[0])
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 digest of the file's content."""
+        return hashlib.sha256(self._buf[: self.size].data).digest()
 
     def batches(self) -> Iterator[tuple[U8Array, I64Array]]:
         """Give all words in index order, a batch at a time.

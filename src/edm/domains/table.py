@@ -81,6 +81,8 @@ class DomainTable:
         Words of the list.
     entries : int
         Those that a name can match.
+    digest : bytes
+        Digest of the DAWG file: tables with the same digest are the same.
     """
 
     __slots__ = (
@@ -96,6 +98,7 @@ class DomainTable:
         "_odd_text",
         "_offsets",
         "_slots",
+        "digest",
         "entries",
         "words",
     )
@@ -108,6 +111,7 @@ class DomainTable:
         group_bits = _LARGE_GROUP_BITS if large else 0
         capacity = words * 5 // 3 + 2 if large else words * 3 + 2
         self.words = words
+        self.digest = dawg.digest()
         self._closed = False
         self._key = key
         self._slots: U32Array = np.full(capacity, tk.EMPTY, np.uint32)

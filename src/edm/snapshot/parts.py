@@ -34,8 +34,17 @@ def load_clients(config: Config) -> ClientPrefixes:
     return parse_prefix_file(config.ignored_client_ips_file, config.list_file_bytes)
 
 
-def load_ignored_names(config: Config) -> DomainTable | None:
+def _build(dawg: Dawg, loaded: DomainTable | None) -> DomainTable:
+    """Build the table of a list, or take ``loaded`` if it was made of the very same bytes."""
+    if loaded is not None and loaded.digest == dawg.digest():
+        return loaded
+    return DomainTable.build(dawg)
+
+
+def load_ignored_names(config: Config, loaded: DomainTable | None = None) -> DomainTable | None:
     """Read the ignored question names; ``None`` if the key is not set or the file holds none.
+
+    ``loaded`` is returned if the file holds what that was made of.
 
     Raises
     ------
@@ -48,15 +57,15 @@ def load_ignored_names(config: Config) -> DomainTable | None:
         dawg = Dawg.open(config.ignored_question_names_file, config.list_file_bytes)
     except EmptyFileError:
         return None
-    return DomainTable.build(dawg) if dawg.words else None
+    return _build(dawg, loaded) if dawg.words else None
 
 
-def load_well_known(config: Config) -> DomainTable:
-    """Read the well-known domains.
+def load_well_known(config: Config, loaded: DomainTable | None = None) -> DomainTable:
+    """Read the well-known domains; ``loaded`` is returned if the file holds what that was made of.
 
     Raises
     ------
     ListFileError
         The file cannot be read, is empty, or is no valid DAWG file.
     """
-    return DomainTable.build(Dawg.open(config.well_known_domains_file, config.list_file_bytes))
+    return _build(Dawg.open(config.well_known_domains_file, config.list_file_bytes), loaded)
