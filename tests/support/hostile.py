@@ -25,7 +25,11 @@ ODD_CONTROL = encode_control(99)
 
 
 def open_socket(target: str) -> socket.socket:
-    return connect(tcp=target) if ":" in target else connect(unix=target)
+    if ":" not in target:
+        return connect(unix=target)
+    sock = connect(tcp=target)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def shaken(target: str) -> socket.socket:
@@ -153,7 +157,8 @@ def mischief(kind: str, target: str | Path, count: int) -> Iterator[None]:
         try:
             assert output.readline() == b"ready\n"
             yield
-            assert process.poll() is None, "the hostile process gave up"
+            if process.poll() is not None:
+                raise AssertionError("the hostile process gave up")
         finally:
             end_child(process)
 
