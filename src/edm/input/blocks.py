@@ -17,7 +17,7 @@ import numpy as np
 from edm.columns import SCRATCH_BYTES, U8Array, U32Array
 
 SHARED_FRAMES = 8192
-"""Frames above which a shared block is closed, whatever room it has left."""
+"""Frames above which a shared block is closed, however much room is left in it."""
 
 _SMALLEST_FRAME = 5  # bytes: the length word and one byte
 
@@ -85,7 +85,10 @@ class Block:
 
 
 class _Turn:
-    """A place in a queue; under the intake's lock."""
+    """A reader's place in a queue, used under the intake's lock.
+
+    What a reader waits for is handed to it, so that nobody who comes later can snatch it away.
+    """
 
     __slots__ = ("_changed", "_come", "block")
 
@@ -139,10 +142,8 @@ class Intake:
         self._heavy: deque[_Turn] = deque()  # readers that wait for a block of their own
         self._light: deque[_Turn] = deque()  # at most one: the reader that waits for a block to share
         self._light_next = True
-        self._sharing = (
-            False  # a reader waits for a block to share, or has got its turn and is about to take it
-        )
         self._sharers: deque[_Turn] = deque()  # readers that wait for their turn with the shared block
+        self._sharing = False  # somebody's turn has come, but he waits for a block or has not woken up yet
         self.blocked_seconds = 0.0
         self.longest_blocked = 0.0
         self.blocks_total = 0

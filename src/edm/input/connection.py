@@ -27,8 +27,10 @@ DRAIN = 2.0
 """Seconds at a stop for reading what a sender has already delivered."""
 
 _AIM = 8192  # bytes per receive that a light connection's pauses aim at
-_HEAVY_AFTER = 3
-_HEAVY_BLOCK = 131072
+_HEAVY_AFTER = (
+    3  # large receives in a row that make a heavy sender: fewer may be a backlog that is worked off
+)
+_HEAVY_SHARE = 8  # a heavy sender fills at least this part of its blocks
 _FILL_WAIT = 0.002  # seconds a heavy connection waits for more before its block is closed
 _LEAST_PAUSE = 0.0005
 _LONGEST_PAUSE = 0.25
@@ -98,8 +100,8 @@ class Connection:
         self._limits = limits
         self._on_end = on_end
         self._crowd = crowd
+        self._heavy_block = intake.block_size // _HEAVY_SHARE
         self._closing = False
-        self._displaced = False
         self._unread = 0  # bytes that are still to be read while closing
         self._until = 0.0
         self._handshaken = False
@@ -129,7 +131,6 @@ class Connection:
 
     def displace(self) -> None:
         """End at once, in favour of another connection."""
-        self._displaced = True
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
@@ -215,13 +216,13 @@ class Connection:
         reader = self.reader
         idle = self._limits.idle_timeout or None
         pause = 0.0
-        large = 0  # receives in a row that were large; 3 make a heavy sender, not yet a backlog worked off
+        large = 0  # receives in a row that were large
         while not reader.stopped:
             if not source.wait(idle):
                 raise _IdleError
             if large >= _HEAVY_AFTER:
                 got = reader.pump_block(source.receive, lambda: source.wait(_FILL_WAIT))
-                large = large if got >= _HEAVY_BLOCK else 0
+                large = large if got >= self._heavy_block else 0
             else:
                 # A sender of many small writes: let the kernel collect them, so that waking up costs per
                 # pause and not per write. The pause shrinks before the sender could fill its buffer.
