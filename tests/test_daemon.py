@@ -331,11 +331,14 @@ def test_a_bad_connection_is_closed_alone_with_its_reason(tmp_path: Path, frames
         assert daemon.stop() == 0
 
 
-def test_connections_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+def test_connections_beyond_the_limit_are_refused(tmp_path: Path, frames: list[bytes]) -> None:
     with Daemon(tmp_path, **settings(tmp_path, input_max_connections=2)) as daemon:
         path = str(tmp_path / "dnstap.sock")
         with connect(unix=path) as one, connect(unix=path) as two:
             senders = [Sender(one), Sender(two)]
+            for sender in senders:
+                sender.send(frames[0])
+            daemon.wait_for_metric("edm_processed_dnstap_total", 2)  # so both are past the handshake
             with connect(unix=path) as three, pytest.raises((InputError, OSError, Exception)):
                 Sender(three)
             daemon.wait_for_metric("edm_connections_total", 1, result="refused")

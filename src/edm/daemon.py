@@ -21,7 +21,8 @@ from edm.core.events_out import EventsOut
 from edm.core.upload import Uploader
 from edm.engine import Engine
 from edm.errors import EdmError
-from edm.input.connection import Limits
+from edm.input.connection import End, Limits
+from edm.input.descriptors import room_for_connections
 from edm.input.listener import Listener, open_tcp, open_unix, tls_context
 from edm.observe.http import (
     HttpServer,
@@ -38,6 +39,9 @@ from edm.snapshot.reload import Reloader
 
 SWITCH_INTERVAL = 1e-4
 """Seconds after which a thread that holds the interpreter must give way: readers must not starve."""
+
+_FEW_CONNECTIONS = 32
+_LONGEST_SWITCH_INTERVAL = 5e-3
 
 
 class Daemon:
@@ -62,6 +66,10 @@ class Daemon:
         self.log = structlog.get_logger()
         self.metrics = Metrics()
         self._limited = RateLimited(self.log, on_suppressed=self.metrics.count_suppressed)
+        # Whoever opens and closes connections in a loop shall not fill the log with it.
+        self._connection_log = RateLimited(
+            self.log, burst=100, interval=1.0, on_suppressed=self.metrics.count_suppressed
+        )
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._reload_wanted = reload_wanted or threading.Event()
@@ -74,17 +82,26 @@ class Daemon:
     # Events of the listener
 
     def opened(self) -> None:
-        """Count a sender that connected."""
-        self.log.info("dnstap connection opened", connections=self.listener.connections)
+        """Log a sender that connected."""
+        self._set_switch_interval()
+        self._connection_log.info("dnstap connection opened", connections=self.listener.connections)
 
-    def closed(self, reason: str | None, handshaken: bool) -> None:
+    def closed(self, end: End) -> None:
         """Count and log a connection's end."""
-        if reason is None:
-            self.metrics.connection_ended("closed")
-            self.log.info("dnstap connection closed", connections=self.listener.connections)
+        self._set_switch_interval()
+        self.metrics.connection_ended(end.result)
+        if end.result == "closed":
+            self._connection_log.info("dnstap connection closed", connections=self.listener.connections)
+        elif end.result == "idle":
+            self._connection_log.info("idle dnstap connection closed", reason=end.reason)
         else:
-            self.metrics.connection_ended("error" if handshaken else "handshake_error")
-            self._limited.error("dnstap connection closed with an error", reason=reason)
+            self._limited.error("dnstap connection closed with an error", reason=end.reason)
+
+    def _set_switch_interval(self) -> None:
+        # Every thread that waits for the interpreter wakes up once per interval to ask for it. A thousand senders that
+        # speak at the same moment would take up both the time and the processors with that.
+        crowd = self.listener.connections / _FEW_CONNECTIONS
+        sys.setswitchinterval(min(_LONGEST_SWITCH_INTERVAL, SWITCH_INTERVAL * max(1.0, crowd)))
 
     def refused(self, reason: str) -> None:
         """Count and log a connection that was not taken."""
@@ -171,11 +188,16 @@ class Daemon:
         limits = Limits(
             max_frame=config.max_frame_size,
             handshake_timeout=config.input_handshake_timeout,
+            handshake_deadline=config.input_handshake_deadline,
+            idle_timeout=config.input_idle_timeout,
             linger=config.input_linger / 1000,
         )
-        self.listener = Listener(
-            sock, self.engine.intake, limits, self, most=config.input_max_connections, tls=tls
-        )
+        most = room_for_connections(config.input_max_connections)
+        if most < config.input_max_connections:
+            self.log.warning(
+                "fewer connections than input-max-connections: the limit of open files is too low", most=most
+            )
+        self.listener = Listener(sock, self.engine.intake, limits, self, most=most, tls=tls)
 
     def _start_http(self) -> None:
         config = self.config
@@ -208,7 +230,7 @@ class Daemon:
     def run(self) -> int:
         """Start, run until told to stop, shut down; return the exit code."""
         self.start()
-        clock = MinuteClock(time.time)
+        clock = MinuteClock()
         while not self._stopping.is_set():
             with contextlib.suppress(queue.Empty):
                 self._tasks.get(timeout=min(clock.wait(), self._manager.interval))()
@@ -216,12 +238,19 @@ class Daemon:
             # loop stands still for another reason, the signs of life end.
             self._manager.alive()
             if clock.due():
+                if clock.step:
+                    self._limited.warning("the system clock was set", seconds=round(clock.step, 3))
                 self._rotate()
+                self._flush_log()
         self.shut_down()
         if self._failed is not None:
             self.log.error(self._failed)
             return 1
         return 0
+
+    def _flush_log(self) -> None:
+        self._limited.flush()
+        self._connection_log.flush()
 
     def _rotate(self) -> None:
         try:
@@ -292,7 +321,7 @@ class Daemon:
         self.uploader.stop(grace)
         for server in self._servers:
             server.stop(5.0)
-        self._limited.flush()
+        self._flush_log()
         self.log.info("stopped", seconds=round(time.monotonic() - began, 3))
 
 

@@ -34,7 +34,7 @@ from edm.output.paths import DataDirectory
 from edm.output.publish import open_private
 from edm.output.session_writer import SessionWriter
 from edm.pipeline import Pipeline
-from edm.rotation.interval import Interval, now_us
+from edm.rotation.interval import Interval
 from edm.snapshot import Snapshot, SnapshotCell
 from edm.snapshot.parts import load_clients, load_ignored_names, load_pseudonymiser, load_well_known
 from edm.worker import Worker
@@ -182,13 +182,12 @@ class Engine:
             raise OutputError(f"debug-dnstap-filename: {filename}: {error.strerror}") from error
         self._debug_lock = threading.Lock()
 
-    def _begin(self, table: DomainTable, config: Config, start_us: int | None = None) -> Interval:
+    def _begin(self, table: DomainTable, config: Config) -> Interval:
         return Interval.begin(
             workers=self.config.workers,  # as many as were started, whatever a reload says
             domains=len(table),
             explicit_threshold=config.histogram_hll_explicit_threshold,
             session_rows=SESSION_ROWS,
-            start_us=start_us,
         )
 
     # What the pipelines hand out
@@ -241,7 +240,7 @@ class Engine:
                 dataclasses.replace(old, generation=old.generation + 1, well_known=table, interval=interval)
             )
             self.cell.retire(old)
-        self._hand_over(old, interval.start_us)
+        self._hand_over(old, old.interval.stop_us(interval.began))
         self.metrics.rotated(time.monotonic() - began)
 
     def _hand_over(self, old: Snapshot, stop_us: int) -> None:
@@ -292,7 +291,7 @@ class Engine:
         self.intake.close()
         for worker in self._workers:
             worker.thread.join(timeout)
-        self._hand_over(self.cell.current, now_us())
+        self._hand_over(self.cell.current, self.cell.current.interval.stop_us())
         self.session_writer.close(timeout)
         self.histogram_writer.close(timeout)
         self.event_queue.close()

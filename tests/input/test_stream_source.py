@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edm.input.connection import StreamSource
 from edm.input.listener import tls_context
+from edm.input.source import StreamSource
 from support.pki import Authority
 
 RECORDS = [bytes([i]) * (1 + i) for i in range(40)]  # few enough for the buffer of a socket

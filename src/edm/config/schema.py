@@ -107,20 +107,37 @@ class Settings:
     )
     input_max_connections: int = _input(
         1024,
-        "Connections served at the same time; further ones are closed at once.",
+        "Connections at the same time. A further one takes the place of the one that has been in its handshake for "
+        "the longest time; if there is none, it is closed at once.",
         minimum=1,
         maximum=65536,
     )
     input_handshake_timeout: int = _input(
         5,
-        "Patience with each read and write of a connection's handshake.",
+        "Patience with each read and write of a connection's handshake, with the whole one of TLS, and with the "
+        "writing of FINISH.",
         unit="seconds",
         minimum=1,
         maximum=3600,
     )
+    input_handshake_deadline: int = _input(
+        30,
+        "Patience with a connection's handshake as a whole.",
+        unit="seconds",
+        minimum=1,
+        maximum=3600,
+    )
+    input_idle_timeout: int = _input(
+        0,
+        "How long a sender may be silent after its handshake before its connection is closed; 0 is for ever.",
+        unit="seconds",
+        minimum=0,
+        maximum=604_800,
+    )
     input_linger: int = _input(
         30,
-        "How long the frames of a light sender are collected before they are worked on.",
+        "How long the frames of a light sender are collected before they are worked on; with more than 64 "
+        "connections, longer in proportion, up to 250.",
         unit="milliseconds",
         minimum=0,
         maximum=10_000,

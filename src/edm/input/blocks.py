@@ -16,8 +16,10 @@ import numpy as np
 
 from edm.columns import SCRATCH_BYTES, U8Array, U32Array
 
-BLOCK_FRAMES = 16384
-"""Most frames that one block holds, whatever their size."""
+SHARED_FRAMES = 8192
+"""Frames above which a shared block is closed, however much room is left in it."""
+
+_SMALLEST_FRAME = 5  # bytes: the length word and one byte
 
 NO_ROOM = -2
 """What a ``fill`` function returns when the block it was given has too little room left."""
@@ -33,8 +35,9 @@ class Block:
         touched when such names occur.
     view : memoryview
         The first ``capacity`` bytes of ``buf``, to receive into.
-    off, length : uint32[BLOCK_FRAMES]
-        Payload offset and length (bytes) of each located frame.
+    off, length : uint32[capacity // 5 + 1]
+        Payload offset and length (bytes) of each located frame. There is a row for every frame that the bytes can
+        hold, so that nothing received has to wait elsewhere; pages that are never reached take no memory.
     frames : int
         Number of located frames.
     fill : int
@@ -61,8 +64,9 @@ class Block:
         self.capacity = capacity
         self.buf: U8Array = np.empty(capacity + SCRATCH_BYTES, np.uint8)
         self.view = self.buf.data[:capacity]
-        self.off: U32Array = np.empty(BLOCK_FRAMES, np.uint32)
-        self.length: U32Array = np.empty(BLOCK_FRAMES, np.uint32)
+        rows = capacity // _SMALLEST_FRAME + 1
+        self.off: U32Array = np.empty(rows, np.uint32)
+        self.length: U32Array = np.empty(rows, np.uint32)
         self.opened = 0.0
         self.sequence = 0
         self.clear()
@@ -80,12 +84,38 @@ class Block:
         return not (self.frames or self.oversized)
 
 
+class _Turn:
+    """A reader's place in a queue, used under the intake's lock.
+
+    What a reader waits for is handed to it, so that nobody who comes later can snatch it away.
+    """
+
+    __slots__ = ("_changed", "_come", "block")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.block: Block | None = None
+        self._come = False
+        self._changed = threading.Condition(lock)
+
+    def wait(self) -> None:
+        while not self._come:
+            self._changed.wait()
+
+    def give(self, block: Block | None = None) -> None:
+        self.block = block
+        self._come = True
+        self._changed.notify()
+
+
 class Intake:
     """The bounded way from readers to workers.
 
     Heavy senders fill a block of their own (:meth:`acquire`, :meth:`submit`). Light senders share one open
     block (:meth:`share`), which closes when it is full or ``linger`` seconds after its first byte, so that
     the cost per block is bounded by blocks per second and not by writes per second.
+
+    When blocks are scarce, readers get them in the order in which they began to wait. Every second one goes to the
+    light senders together, who take turns with it: however many heavy senders there are, light ones get on.
 
     Parameters
     ----------
@@ -108,8 +138,12 @@ class Intake:
         self._closed = False
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # workers wait here
-        self._room = threading.Condition(self._lock)  # readers wait here
         self._idle = threading.Condition(self._lock)  # drain() waits here
+        self._heavy: deque[_Turn] = deque()  # readers that wait for a block of their own
+        self._light: deque[_Turn] = deque()  # at most one: the reader that waits for a block to share
+        self._light_next = True
+        self._sharers: deque[_Turn] = deque()  # readers that wait for their turn with the shared block
+        self._sharing = False  # somebody's turn has come, but he waits for a block or has not woken up yet
         self.blocked_seconds = 0.0
         self.longest_blocked = 0.0
         self.blocks_total = 0
@@ -121,22 +155,41 @@ class Intake:
         """Blocks that are filled and wait for a worker."""
         return len(self._ready)
 
+    @property
+    def scarce(self) -> bool:
+        """Whether a reader waits for a block."""
+        return bool(self._heavy or self._light)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether readers wait for their turn with the shared block."""
+        return bool(self._sharers)
+
     def acquire(self) -> Block:
         """Take an empty block out of the pool; waits for one (the backpressure) and counts the time."""
         with self._lock:
-            return self._take_free()
+            return self._take_free(self._heavy)
 
-    def _take_free(self) -> Block:
-        if not self._free:
-            began = time.monotonic()
-            while not self._free:
-                self._room.wait()
-            waited = time.monotonic() - began
-            self.blocked_seconds += waited
-            self.longest_blocked = max(self.longest_blocked, waited)
-        block = self._free.pop()
+    def _take_free(self, queue: deque[_Turn]) -> Block:
+        # While anybody waits nothing is free: a block given back goes straight to whoever is next.
+        block = self._free.pop() if self._free else self._wait_for_block(queue)
         block.clear()
         return block
+
+    def _wait_for_block(self, queue: deque[_Turn]) -> Block:
+        block = self._wait_in(queue).block
+        assert block is not None
+        return block
+
+    def _wait_in(self, queue: deque[_Turn]) -> _Turn:
+        began = time.monotonic()
+        turn = _Turn(self._lock)
+        queue.append(turn)
+        turn.wait()
+        waited = time.monotonic() - began
+        self.blocked_seconds += waited
+        self.longest_blocked = max(self.longest_blocked, waited)
+        return turn
 
     def submit(self, block: Block) -> None:
         """Hand a filled block to the workers, behind what light senders have put into the shared one."""
@@ -156,28 +209,33 @@ class Intake:
         block it is given. If it returns :data:`NO_ROOM` it is called again with an empty block.
         """
         with self._lock:
-            while True:
-                result = fill(self._shared())
-                if result != NO_ROOM:
-                    break
-                self._close_open()
-            block = self._open
-            if block is not None:
-                if not block.empty and not block.opened:
-                    block.opened = time.monotonic()
-                    self._work.notify()
-                if block.fill * 2 > block.capacity or block.frames * 2 > BLOCK_FRAMES:
+            if self._sharing:
+                self._wait_in(self._sharers)
+            self._sharing = True
+            try:
+                while (result := fill(self._shared())) == NO_ROOM:
                     self._close_open()
-            return result
+                return result
+            finally:  # also when the stream turned out to be malformed: frames before that count
+                self._after_sharing()
 
     def _shared(self) -> Block:
-        while (block := self._open) is None:
-            free = self._take_free()
-            if self._open is not None:  # another reader opened one while this one waited
-                self._give_back(free)
-            else:
-                self._open = free
+        if (block := self._open) is None:
+            block = self._open = self._take_free(self._light)
         return block
+
+    def _after_sharing(self) -> None:
+        block = self._open
+        if block is not None:
+            if not block.empty and not block.opened:
+                block.opened = time.monotonic()
+                self._work.notify()
+            if block.fill * 2 > block.capacity or block.frames > SHARED_FRAMES:
+                self._close_open()
+        if self._sharers:
+            self._sharers.popleft().give()
+        else:
+            self._sharing = False
 
     def _close_open(self) -> None:
         block = self._open
@@ -198,8 +256,12 @@ class Intake:
 
     def _give_back(self, block: Block) -> None:
         block.opened = 0.0
-        self._free.append(block)
-        self._room.notify()
+        if not (self._heavy or self._light):
+            self._free.append(block)
+            return
+        queue = self._light if self._light and (self._light_next or not self._heavy) else self._heavy
+        self._light_next = queue is self._heavy
+        queue.popleft().give(block)
 
     def get(self) -> Block | None:
         """Wait for the next block; ``None`` once the intake is closed and empty."""

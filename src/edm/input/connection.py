@@ -3,87 +3,86 @@
 from __future__ import annotations
 
 import contextlib
-import select
+import fcntl
 import socket
 import ssl
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edm.errors import ProtocolError
 from edm.framestream.protocol import FINISH, ServerHandshake, encode_control
 from edm.input.blocks import Intake
-from edm.input.reader import SHARED_RECEIVE, FrameReader
+from edm.input.reader import FrameReader
+from edm.input.source import HEAVY, StreamSource
 
-HEAVY = SHARED_RECEIVE // 2
-"""Bytes in one receive from which on a connection fills blocks of its own."""
+RESULTS = ("closed", "error", "handshake_error", "handshake_timeout", "displaced", "idle", "refused")
+"""The ways in which a connection can end; see ``edm_connections_total`` in docs/operations.md."""
+
+DRAIN = 2.0
+"""Seconds at a stop for reading what a sender has already delivered."""
 
 _AIM = 8192  # bytes per receive that a light connection's pauses aim at
+_HEAVY_AFTER = (
+    3  # large receives in a row that make a heavy sender: fewer may be a backlog that is worked off
+)
+_HEAVY_SHARE = 8  # a heavy sender fills at least this part of its blocks
 _FILL_WAIT = 0.002  # seconds a heavy connection waits for more before its block is closed
+_LEAST_PAUSE = 0.0005
+_LONGEST_PAUSE = 0.25
+_CROWD = 64  # connections from which on the pauses grow with their number
+
+
+class End(NamedTuple):
+    """How a connection ended: one of :data:`RESULTS`, and the reason if that is not the normal way."""
+
+    result: str
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a connection may do: largest frame (bytes), handshake timeout and linger (seconds)."""
+    """What a connection may do.
+
+    Attributes
+    ----------
+    max_frame : int
+        Largest frame, bytes.
+    handshake_timeout : float
+        Seconds for each read and write of the handshake, the whole one of TLS, and FINISH.
+    handshake_deadline : float
+        Seconds for the handshake as a whole.
+    idle_timeout : float
+        Seconds without a byte in the data phase after which the connection is closed; 0 for never.
+    linger : float
+        Seconds for which a light sender's writes are collected, with few connections.
+    """
 
     max_frame: int
     handshake_timeout: float
+    handshake_deadline: float
+    idle_timeout: float
     linger: float
 
 
-class StreamSource:
-    """A socket, plain or TLS, received from without waiting."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
-        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
-        self._ended: Exception | bool = False
-
-    def wait(self, timeout: float | None) -> bool:
-        """Wait until something can be received (or the stream has ended); tell whether it can."""
-        if self._tls is not None and (self._ended or self._tls.pending()):
-            return True
-        return bool(self._poll.poll(None if timeout is None else max(0, round(timeout * 1000))))
-
-    def receive(self, view: memoryview) -> int:
-        """Receive into ``view``: bytes, 0 at the end of the stream, -1 if nothing is there now."""
-        if self._tls is None:
-            return self._receive(view)
-        if isinstance(self._ended, Exception):
-            raise self._ended
-        if self._ended:
-            return 0
-        got = self._receive(view)
-        # TLS gives one record at a time, which may hold a single frame: go on until there is no more, so that
-        # the size of a receive tells of the sender's rate as it does without TLS.
-        more = got
-        while more > 0 and got < len(view):
-            try:
-                more = self._receive(view[got:])
-            except OSError as error:  # what came before it still counts
-                self._ended = error
-                break
-            if more == 0:
-                self._ended = True
-            got += max(more, 0)
-        return got
-
-    def _receive(self, view: memoryview) -> int:
-        try:
-            return self._sock.recv_into(view)
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return -1
-        except ssl.SSLEOFError:  # closed without a TLS close_notify, as most senders do
-            return 0
+class _IdleError(Exception):
+    pass
 
 
 class Connection:
-    """Serves one sender until it stops, breaks the protocol, or :meth:`close` is called.
+    """Serves one sender until it stops, breaks the protocol, exceeds a limit, or :meth:`close` is called.
 
-    ``on_end`` is called once with the connection and, if it did not end normally, the reason.
+    Parameters
+    ----------
+    on_end : callable
+        Called once, from the connection's thread, with the connection and how it ended.
+    crowd : callable
+        Tells how many connections there are. The more, the longer pause light ones between two receives, so that
+        a thousand idle talkers cost no more than a few dozen.
     """
 
     def __init__(
@@ -91,14 +90,20 @@ class Connection:
         sock: socket.socket,
         intake: Intake,
         limits: Limits,
-        on_end: Callable[[Connection, str | None], None],
+        on_end: Callable[[Connection, End], None],
+        *,
         tls: ssl.SSLContext | None = None,
+        crowd: Callable[[], int] = lambda: 1,
     ) -> None:
         self._sock = sock
         self._tls = tls
         self._limits = limits
         self._on_end = on_end
+        self._crowd = crowd
+        self._heavy_block = intake.block_size // _HEAVY_SHARE
         self._closing = False
+        self._unread = 0  # bytes that are still to be read while closing
+        self._until = 0.0
         self._handshaken = False
         self.reader = FrameReader(intake, limits.max_frame)
         self.thread = threading.Thread(target=self._run, name="edm-reader", daemon=True)
@@ -110,44 +115,61 @@ class Connection:
 
     def start(self) -> None:
         """Begin to serve."""
+        self._until = time.monotonic() + self._limits.handshake_deadline
         self.thread.start()
 
     def close(self) -> None:
-        """Stop receiving: what the kernel has already received is still read, then the thread ends."""
+        """Stop receiving: what has arrived is still read, within :data:`DRAIN` seconds, then the thread ends."""
+        with contextlib.suppress(OSError, ValueError):
+            # What is there now, not until nothing is there any more: a sender at full speed would never end.
+            self._unread = int.from_bytes(fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+        self._until = time.monotonic() + DRAIN
         self._closing = True
         # Not SSLSocket.shutdown: that one drops the TLS state which the reading thread still uses.
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_RD)
 
+    def displace(self) -> None:
+        """End at once, in favour of another connection."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
     def _run(self) -> None:
-        reason: str | None = None
+        end = End("error", "a fault in the program")
         try:
-            self._serve()
-        except ProtocolError as error:
-            reason = str(error)
-        except TimeoutError:
-            reason = "timeout in the handshake"
-        except ssl.SSLError as error:
-            reason = f"TLS: {error.reason or error}"
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
+            end = self._serve_to_the_end()
         finally:
             with contextlib.suppress(OSError):
                 self._sock.close()
-            self._on_end(self, None if self._closing else reason)
+            self._on_end(self, End("closed") if self._closing else end)
+
+    def _serve_to_the_end(self) -> End:
+        try:
+            self._serve()
+        except _IdleError:
+            return End("idle", f"nothing came for {self._limits.idle_timeout:g} s (input-idle-timeout)")
+        except ProtocolError as error:
+            reason = str(error)
+        except TimeoutError as error:
+            if not self._handshaken:
+                return End("handshake_timeout", self._too_slow())
+            reason = error.strerror or "timeout"  # the system's: the sender's host has vanished
+        except ssl.SSLError as error:
+            reason = f"TLS: {_tls_reason(error)}"
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+        else:
+            return End("closed")
+        return End("error" if self._handshaken else "handshake_error", reason)
+
+    def _too_slow(self) -> str:
+        limits = self._limits
+        if time.monotonic() >= self._until:
+            return f"no handshake within {limits.handshake_deadline:g} s (input-handshake-deadline)"
+        return f"silent for {limits.handshake_timeout:g} s in the handshake (input-handshake-timeout)"
 
     def _serve(self) -> None:
-        self._sock.settimeout(self._limits.handshake_timeout)
-        if self._tls is not None:
-            self._sock = self._tls.wrap_socket(self._sock, server_side=True)
-        handshake = ServerHandshake()
-        while not handshake.done:
-            data = self._sock.recv(4096)
-            if not data:
-                raise ProtocolError("closed in the handshake")
-            handshake.receive(data)
-            if reply := handshake.to_send():
-                self._sock.sendall(reply)
+        handshake = self._shake_hands()
         self._handshaken = True
         self.reader.prime(handshake.trailing)
         self._sock.setblocking(False)
@@ -157,31 +179,73 @@ class Connection:
         elif not self._closing and self.reader.inside_frame:
             raise ProtocolError("the stream ended inside a frame")
 
+    def _shake_hands(self) -> ServerHandshake:
+        if self._tls is not None:
+            # In two steps, so that close() meets the socket that is in use.
+            self._be_patient()
+            self._sock = self._tls.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+            self._sock.do_handshake()
+        handshake = ServerHandshake()
+        while not handshake.done:
+            self._be_patient()
+            data = self._sock.recv(4096)
+            if not data:
+                raise ProtocolError("closed in the handshake")
+            handshake.receive(data)
+            if reply := handshake.to_send():
+                self._be_patient()
+                self._sock.sendall(reply)
+        return handshake
+
+    def _be_patient(self) -> None:
+        """Give the next step of the handshake its time, within the deadline of the whole."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(min(self._limits.handshake_timeout, left))
+
     def _finish(self) -> None:
         # A sender may go without waiting for FINISH, as unbound does: everything it sent is here all the same.
         with contextlib.suppress(OSError):
-            self._sock.settimeout(self._limits.handshake_timeout)
+            self._sock.settimeout(DRAIN if self._closing else self._limits.handshake_timeout)
             self._sock.sendall(encode_control(FINISH))
             if isinstance(self._sock, ssl.SSLSocket):
                 self._sock.unwrap()
 
     def _data_phase(self, source: StreamSource) -> None:
         reader = self.reader
-        linger = self._limits.linger
+        idle = self._limits.idle_timeout or None
         pause = 0.0
-        heavy = False
+        large = 0  # receives in a row that were large
         while not reader.stopped:
-            source.wait(None)
-            if heavy:
+            if not source.wait(idle):
+                raise _IdleError
+            if large >= _HEAVY_AFTER:
                 got = reader.pump_block(source.receive, lambda: source.wait(_FILL_WAIT))
+                large = large if got >= self._heavy_block else 0
             else:
                 # A sender of many small writes: let the kernel collect them, so that waking up costs per
                 # pause and not per write. The pause shrinks before the sender could fill its buffer.
-                if pause > 0.0005 and not self._closing:
+                if pause > _LEAST_PAUSE and not self._closing:
                     time.sleep(pause)
-                got = reader.pump_shared(source.receive)
-                if got > 0:
-                    pause = min(linger, max(pause, 0.0005) * min(2.0, _AIM / got))
-            if got == 0:
+                got = reader.pump_shared(source.receive) if source.stage() else -1
+                large = large + 1 if got >= HEAVY else 0
+                if got:
+                    growth = min(2.0, _AIM / got) if got > 0 else 2.0
+                    pause = min(self._longest_pause(), max(pause, _LEAST_PAUSE) * growth)
+            if got == 0 or (self._closing and self._drained(got)):
                 return
-            heavy = got >= HEAVY
+
+    def _longest_pause(self) -> float:
+        linger = self._limits.linger
+        return max(linger, min(_LONGEST_PAUSE, linger * self._crowd() / _CROWD))
+
+    def _drained(self, got: int) -> bool:
+        self._unread -= max(got, 0)
+        return self._unread <= 0 or time.monotonic() >= self._until
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{error.reason} ({error.verify_message})"
+    return error.reason or str(error)

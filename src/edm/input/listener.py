@@ -10,16 +10,22 @@ import socket
 import ssl
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Protocol
 
 from edm.errors import InputError, KeyFileError
 from edm.input.blocks import Intake
-from edm.input.connection import Connection, Limits
+from edm.input.connection import Connection, End, Limits
 from edm.pem import EncryptedKeyError, load_pair, read_pem
+
+BACKLOG = 1024
+"""Connections that the system holds until they are accepted (less where the system allows less)."""
 
 UNIX_PATH_MAX = 107
 """Longest path of a Unix socket, bytes (``sun_path`` of Linux less its final NUL)."""
+
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 _RETRY = {
     errno.EMFILE,
@@ -38,11 +44,11 @@ class Events(Protocol):
     def opened(self) -> None:
         """A sender connected."""
 
-    def closed(self, reason: str | None, handshaken: bool) -> None:
-        """A connection ended; ``reason`` is ``None`` if it ended normally."""
+    def closed(self, end: End) -> None:
+        """A connection ended."""
 
     def refused(self, reason: str) -> None:
-        """A connection was refused before its handshake, or accepting failed for now."""
+        """A connection was closed as soon as it was accepted, or accepting failed for now."""
 
     def failed(self, reason: str) -> None:
         """Accepting failed for good."""
@@ -93,7 +99,7 @@ def open_unix(path: str, mode: str = "", owner: str = "") -> socket.socket:
             Path(path).chmod(int(mode, 8))
         if owner:
             _change_owner(path, owner)
-        sock.listen(128)
+        sock.listen(BACKLOG)
     except BaseException as error:
         sock.close()
         if isinstance(error, OSError):
@@ -134,11 +140,13 @@ def open_tcp(address: str, key: str) -> socket.socket:
     host, port = split_host_port(address, key)
     try:
         if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+            )
         family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][
             0
         ]
-        return socket.create_server((host, port), family=family)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno) if isinstance(error.errno, int) and error.errno > 0 else str(error)
         raise InputError(f"{key}: {address}: {reason}") from error
@@ -183,13 +191,16 @@ def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLCo
 class Listener:
     """Accepts senders and keeps their connections.
 
+    When all places are taken, a new connection takes the place of the one that has been in its handshake for the
+    longest time, so that senders which never get on cannot keep out those that do; if there is none, it is refused.
+
     Parameters
     ----------
     sock : socket
         A listening socket.
     limits : Limits
     most : int
-        Connections at once; further ones are closed at once and counted.
+        Connections at once.
     """
 
     def __init__(
@@ -209,6 +220,7 @@ class Listener:
         self._most = most
         self._tls = tls
         self._connections: set[Connection] = set()
+        self._greeting: dict[Connection, None] = {}  # in order of arrival; with some whose handshake is over
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._unix_path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
@@ -251,29 +263,63 @@ class Listener:
             self._accepted(sock)
 
     def _accepted(self, sock: socket.socket) -> None:
-        connection = Connection(sock, self._intake, self._limits, self._ended, self._tls)
-        with self._lock:
-            refused = len(self._connections) >= self._most or self._closing.is_set()
-            if not refused:
-                self._connections.add(connection)
-        if refused:
+        if not self._make_room():
             sock.close()
             self._events.refused(f"more than {self._most} connections (input-max-connections)")
             return
+        if sock.family != socket.AF_UNIX:
+            _keep_alive(sock)
+        connection = Connection(
+            sock, self._intake, self._limits, self._ended, tls=self._tls, crowd=lambda: len(self._connections)
+        )
+        with self._lock:
+            self._connections.add(connection)
+            self._greeting[connection] = None
         self._events.opened()
         try:
             connection.start()
         except RuntimeError as error:  # no further thread can be had
-            self._ended(connection, str(error))
+            self._ended(connection, End("error", str(error)))
             sock.close()
 
-    def _ended(self, connection: Connection, reason: str | None) -> None:
+    def _make_room(self) -> bool:
+        """Tell whether another connection may be had; one that is still in its handshake gives way to it."""
         with self._lock:
+            if len(self._connections) < self._most:
+                return True
+            while self._greeting:
+                slowest = next(iter(self._greeting))
+                del self._greeting[slowest]
+                if not slowest.handshaken:
+                    break
+            else:
+                return False
+            self._connections.discard(slowest)
+        self._events.closed(
+            End("displaced", "gave way to a new connection: all places taken, no handshake yet")
+        )
+        slowest.displace()
+        # At a flood of connections this keeps down the number of threads that are about to end.
+        slowest.thread.join(1.0)
+        return True
+
+    def _ended(self, connection: Connection, end: End) -> None:
+        with self._lock:
+            displaced = connection not in self._connections
             self._connections.discard(connection)
-        self._events.closed(reason, connection.handshaken)
+            self._greeting.pop(connection, None)
+        if not displaced:  # that was told when it happened
+            self._events.closed(end)
 
     def close(self, timeout: float) -> None:
-        """Stop accepting, let each connection read what has already arrived, and wait for its end."""
+        """Stop accepting, let each connection read what has already arrived, and wait for its end.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds, for all connections together.
+        """
+        deadline = time.monotonic() + timeout
         self._closing.set()
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes accept()
@@ -281,9 +327,19 @@ class Listener:
         if self._unix_path:
             with contextlib.suppress(OSError):
                 Path(self._unix_path).unlink()
+        if self.thread.is_alive():
+            self.thread.join(timeout)  # or a connection accepted just now would be missed
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
             connection.close()
         for connection in connections:
-            connection.thread.join(timeout)
+            connection.thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Have the system find out when the sender's host has vanished: nobody would ever close such a connection."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -6,12 +6,14 @@ the end (``rest``), so that an idle connection holds no block.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import TypeAlias
 
 from edm.errors import ProtocolError
 from edm.framestream import protocol
-from edm.framestream.locate import CONTROL, FULL, OVERSIZED, locate_frames
+from edm.framestream.locate import CONTROL, OVERSIZED, locate_frames
 from edm.input.blocks import NO_ROOM, Block, Intake
 
 Receive: TypeAlias = Callable[[memoryview], int]
@@ -20,13 +22,26 @@ Receive: TypeAlias = Callable[[memoryview], int]
 SHARED_RECEIVE = 65536
 """Most bytes received at once into the shared block: the intake's lock is held meanwhile."""
 
+HOLD = 0.05
+"""Seconds after which a block is handed on even if its sender has more: a trickle must not keep a block for long."""
+
 _MIN_ROOM = 4096
+_RATION = (
+    512  # frames, by the size of those before them, for each reader in turn when many wait to share a block
+)
+_MIN_RATION = 1024
+_LARGE = 16384  # bytes of an incomplete frame from which on it is gathered in memory of its own
+_WORTH = 16384  # bytes in one receive with which a sender may keep its block while others wait for one
 
 _CONTROL_FRAMES = 1024  # ignored control frames after which a sender is taken for hostile
 
 
-def _receive_nothing(_view: memoryview) -> int:
-    return -1
+def _from(data: bytearray) -> Receive:
+    def receive(view: memoryview) -> int:
+        view[: len(data)] = data
+        return len(data)
+
+    return receive
 
 
 class FrameReader:
@@ -56,7 +71,9 @@ class FrameReader:
         self._until_stop = until_stop
         self._rest = b""
         self._skip = 0  # bytes of an oversized frame still to be thrown away
-        self._more = False  # the rest may hold whole frames: the block's offsets were full
+        self._large: bytearray | None = None  # a large frame of which the first ``_gathered`` bytes are here
+        self._gathered = 0
+        self._ration = SHARED_RECEIVE
         self._controls = 0
         self.stopped = False
         self.frames = 0
@@ -64,12 +81,13 @@ class FrameReader:
     @property
     def inside_frame(self) -> bool:
         """Whether the stream, if it ended now, would end inside a frame."""
-        return bool(self._rest) or self._skip > 0
+        return self.unconsumed > 0
 
     @property
     def unconsumed(self) -> int:
         """Bytes at the end that make no whole frame; with an oversized frame, at least 1."""
-        return len(self._rest) or int(self._skip > 0)
+        held = len(self._rest) if self._large is None else self._gathered
+        return held or int(self._skip > 0)
 
     def prime(self, data: bytes) -> None:
         """Take in bytes of the data phase that came in one segment with the handshake.
@@ -79,9 +97,17 @@ class FrameReader:
         ProtocolError
             A control frame among them is malformed.
         """
-        self._rest = data
-        self._more = bool(data)
-        self._flush_more()
+        rest = memoryview(data)
+
+        def receive(view: memoryview) -> int:
+            nonlocal rest
+            count = min(len(view), len(rest))
+            view[:count] = rest[:count]
+            rest = rest[count:]
+            return count
+
+        while rest and not self.stopped:
+            self.pump_shared(receive)
 
     def pump_shared(self, receive: Receive) -> int:
         """Receive once into the shared block; return what ``receive`` returned.
@@ -91,54 +117,74 @@ class FrameReader:
         ProtocolError
             The stream holds a malformed control frame.
         """
-        got = self._intake.share(lambda block: self._fill(block, receive, SHARED_RECEIVE))
-        self._flush_more()
+        if self._large is not None:
+            return self._gather(self._large, receive)
+        frames = self.frames
+        most = self._ration if self._intake.crowded else SHARED_RECEIVE
+        got = self._intake.share(lambda block: self._fill(block, receive, most))
+        if got > 0:
+            self._ration = min(SHARED_RECEIVE, max(_MIN_RATION, got * _RATION // (self.frames - frames + 1)))
         return got
 
     def pump_block(self, receive: Receive, wait: Callable[[], bool] | None = None) -> int:
         """Fill a block of one's own and submit it; return the bytes received, or what ``receive`` returned.
 
         The block is closed when it is full, when the stream ends, or when nothing is there now and ``wait``
-        (if given) does not answer that more has come.
+        (if given) does not answer that more has come. With ``wait``, it is closed also after :data:`HOLD` seconds,
+        and when others wait for a block and what comes is not worth holding one.
 
         Raises
         ------
         ProtocolError
             The stream holds a malformed control frame.
         """
-        total = 0
+        if self._large is not None:
+            return self._gather(self._large, receive)
+        total = got = 0
         block = self._intake.acquire()
+        until = time.monotonic() + HOLD if wait is not None else math.inf
         try:
-            while not (self.stopped or self._more):
+            while not self.stopped and self._large is None:
                 got = self._fill(block, receive, block.capacity)
                 if got > 0:
                     total += got
+                    if time.monotonic() > until or (
+                        got < _WORTH and wait is not None and self._intake.scarce
+                    ):
+                        break
                 elif got == NO_ROOM or got == 0 or wait is None or not wait():
                     break
         finally:
             self._intake.submit(block)
-        self._flush_more()
         return total or got
 
-    def _flush_more(self) -> None:
-        while self._more and not self.stopped:
-            self._intake.share(lambda block: self._fill(block, _receive_nothing, 0))
+    def _gather(self, frame: bytearray, receive: Receive) -> int:
+        """Receive more of a large frame, without a block and without the intake's lock.
 
-    def _fill(self, block: Block, receive: Receive, most: int) -> int:
+        In a block, what has come of it would be copied in and out at each receive, however little that brings.
+        """
+        got = receive(memoryview(frame)[self._gathered :])
+        if got > 0:
+            self._gathered += got
+            if self._gathered == len(frame):
+                self._large = None
+                self._intake.share(lambda block: self._fill(block, _from(frame), len(frame), len(frame)))
+        return got
+
+    def _fill(self, block: Block, receive: Receive, most: int, room: int = _MIN_ROOM) -> int:
         start = block.fill + len(self._rest)
-        if block.capacity - start < _MIN_ROOM:
+        if block.capacity - start < room:
             return NO_ROOM
         got = receive(block.view[start : start + most])
-        if got > 0 or self._more:
-            block.received += max(got, 0)
-            self._absorb(block, start + max(got, 0))
+        if got > 0:
+            block.received += got
+            self._absorb(block, start + got)
         return got
 
     def _absorb(self, block: Block, stop: int) -> None:
         """Locate the frames in ``rest`` and the new bytes that stand behind it, up to ``stop``."""
         position = block.fill
         block.view[position : position + len(self._rest)] = self._rest
-        self._more = False
         try:
             while not self.stopped:
                 if self._skip:
@@ -164,7 +210,6 @@ class FrameReader:
                         break
                     position = end
                 else:
-                    self._more = status == FULL
                     break
         finally:
             # Only located frames stay in the block, also when the stream turned out to be malformed; control
@@ -172,6 +217,15 @@ class FrameReader:
             last = block.frames - 1
             block.fill = int(block.off[last]) + int(block.length[last]) if last >= 0 else 0
             self._rest = b"" if self.stopped else bytes(block.view[position:stop])
+        if len(self._rest) > _LARGE:
+            self._set_apart()
+
+    def _set_apart(self) -> None:
+        """Go on with the incomplete frame in ``rest`` in memory of its own."""
+        self._large = bytearray(4 + int.from_bytes(self._rest[:4], "big"))
+        self._gathered = len(self._rest)
+        self._large[: self._gathered] = self._rest
+        self._rest = b""
 
     def _control(self, block: Block, position: int, stop: int) -> int:
         """Handle the control frame at ``position``; return its end, or -1 if it is not whole yet."""

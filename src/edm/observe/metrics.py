@@ -32,6 +32,7 @@ from edm.columns import (
     UNDECODABLE,
     I64Array,
 )
+from edm.input.connection import RESULTS
 from edm.observe.ledger import FATE_NAMES, Ledger
 
 # The library's own switch, for the whole process: creation times double the size of an answer for nothing.
@@ -196,6 +197,8 @@ class Metrics:
         )
         for code in ("200", "500", "503"):
             self.scrapes.labels(code)
+        for result in RESULTS:
+            self.connections_total.labels(result)
         for result in ("closed", "imbalance"):
             self.ledgers.labels(result)
         for result in ("ok", "error"):

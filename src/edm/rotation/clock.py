@@ -1,39 +1,88 @@
-"""The rotation clock: when is the next full minute, also when the wall clock jumps."""
+"""The clocks, and the rotation clock: when is the next full minute, also when the wall clock is set."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-MINUTE = 60.0
-_LONGEST_WAIT = 1.0  # so that a jump of the wall clock, or a suspended machine, is noticed soon
+STEP_US = 2_000_000
+"""Difference in microseconds from which on the wall clock is taken to have been set: more than a leap second."""
+
+_MINUTE_US = 60_000_000
+_LATEST_US = 253_402_128_000_000_000  # 9999-12-30, so that a name can still be moved on by seconds
+_LONGEST_WAIT = 1.0  # so that a wall clock that was set, or a suspended machine, is noticed soon
+
+
+class Instant(NamedTuple):
+    """A moment by two clocks, in microseconds.
+
+    Attributes
+    ----------
+    wall_us : int
+        The wall clock, since 1970; anybody may set it.
+    running_us : int
+        A clock that nobody can set and that runs on while the machine is suspended; its zero means nothing.
+    """
+
+    wall_us: int
+    running_us: int
+
+
+def writable(us: int) -> int:
+    """Return ``us``, microseconds since 1970, or the nearest time that the names of files can hold."""
+    return min(max(us, 0), _LATEST_US)
+
+
+def now() -> Instant:
+    """Return the present; whatever the wall clock shows, its time can be written into a file's name."""
+    wall_us = time.time_ns() // 1000
+    running_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+    return Instant(writable(wall_us), running_us)
 
 
 class MinuteClock:
-    """Tells when a minute boundary of the wall clock has been passed.
+    """Tells when a minute boundary of the wall clock has been passed, or the wall clock was set.
 
-    A jump forward over boundaries gives one tick; a jump backward none until the next boundary.
+    However many boundaries have been passed, also while the machine was suspended, there is one tick. A clock that
+    was set gives a tick at once, so that no interval is longer than a minute or mixes the times of two clocks. A
+    correction by less than :data:`STEP_US` gives none, nor a boundary that comes twice because of it.
 
     Parameters
     ----------
     now : callable
-        The wall clock, seconds since 1970.
+        Tells the present.
+
+    Attributes
+    ----------
+    step : float
+        By how many seconds the wall clock was set before the last call of :meth:`due`; 0 if it was not.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], Instant] = now) -> None:
         self._now = now
-        self._minute = self._current()
-
-    def _current(self) -> int:
-        return int(self._now() // MINUTE)
+        self.step = 0.0
+        instant = now()
+        self._offset = instant.wall_us - instant.running_us
+        self._minute = instant.wall_us // _MINUTE_US
 
     def wait(self) -> float:
         """Return how many seconds to wait before asking :meth:`due`."""
-        left = MINUTE - self._now() % MINUTE
+        left = (_MINUTE_US - self._now().wall_us % _MINUTE_US) / 1e6
         return min(_LONGEST_WAIT, max(left, 0.0005))
 
     def due(self) -> bool:
-        """Tell, once per boundary, whether one has been passed since the last call."""
-        minute = self._current()
-        passed = minute > self._minute
-        self._minute = minute
+        """Tell, once per boundary and once each time the clock is set, whether that has happened."""
+        instant = self._now()
+        offset = instant.wall_us - instant.running_us
+        step = offset - self._offset
+        self._offset = offset
+        self.step = step / 1e6 if abs(step) > STEP_US else 0.0
+        minute = instant.wall_us // _MINUTE_US
+        passed = minute > self._minute or self.step != 0.0
+        if passed or minute < self._minute - 1:
+            self._minute = minute
         return passed
+
+
+__all__ = ["STEP_US", "Instant", "MinuteClock", "now", "writable"]
