@@ -8,7 +8,6 @@ from edm.config import values
 from oracles.configuration import FALSE, TRUE, go_parse_int
 
 
-
 @pytest.mark.parametrize("text", TRUE + FALSE)
 def test_boolean_forms(text: str) -> None:
     assert values.parse_bool(text) is (text in TRUE)

@@ -15,29 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from fuzz.batches import pack, unpack
 from fuzz.target import Target
 
-_BATCH_MAGIC = b"EDMBATCH"
 _KEPT = 4000  # accepted inputs of the campaign itself that it goes on from
 _HANG_EXIT = 70
-
-
-def pack(inputs: Sequence[bytes]) -> bytes:
-    """Return the content of a file that holds a batch."""
-    return _BATCH_MAGIC + b"".join(len(data).to_bytes(4, "big") + data for data in inputs)
-
-
-def unpack(content: bytes) -> list[bytes]:
-    """Return the inputs of a file: of a batch, or the one that the file is."""
-    if not content.startswith(_BATCH_MAGIC):
-        return [content]
-    inputs = []
-    at = len(_BATCH_MAGIC)
-    while at < len(content):
-        size = int.from_bytes(content[at : at + 4], "big")
-        inputs.append(content[at + 4 : at + 4 + size])
-        at += 4 + size
-    return inputs
 
 
 class Watchdog:
@@ -103,8 +85,8 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self._rng = Random(f"{self.target.name} {self.seed}")
-        kept = [data for _, data in self.target.seeds()]
-        self._corpus = self.target.corpus() + [d for content in kept + self.extra for d in unpack(content)]
+        more = [data for content in self.extra for data in unpack(content)]
+        self._corpus = self.target.corpus() + self.target.seeds() + more
         self._fixed = len(self._corpus)
 
     def inputs(self, count: int) -> list[bytes]:
@@ -213,4 +195,4 @@ def summary(name: str, result: Result) -> str:
     )
 
 
-__all__ = ["Campaign", "Result", "Watchdog", "pack", "summary", "unpack"]
+__all__ = ["Campaign", "Result", "Watchdog", "summary"]

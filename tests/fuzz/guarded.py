@@ -60,9 +60,7 @@ class Guarded:
         if self._initialised < len(self.array) and not isinstance(index, tuple | slice):
             at = int(index)
             if at >= self._initialised and at not in self._written:
-                raise OutOfBoundsError(
-                    f"element {at} read before it was written"
-                )
+                raise OutOfBoundsError(f"element {at} read before it was written")
         found = self.array[index]
         return Guarded(found) if isinstance(found, np.ndarray) else found
 

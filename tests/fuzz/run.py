@@ -33,7 +33,7 @@ def _arguments(names: list[str]) -> argparse.Namespace:
 
 
 def _replay(target: object, files: list[Path]) -> int:
-    from fuzz.campaign import unpack
+    from fuzz.batches import unpack
 
     failed = 0
     for path in files:
@@ -52,7 +52,6 @@ def main() -> int:
     if "--no-bounds-check" not in sys.argv:
         # Before the first import of a kernel.
         os.environ.setdefault("NUMBA_BOUNDSCHECK", "1")
-    faulthandler.enable()
     from fuzz.campaign import Campaign, summary
     from fuzz.targets import TARGETS
 
@@ -81,4 +80,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     sys.exit(main())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import ClassVar
 
 from fuzz import mutation
+from fuzz.batches import unpack
 
 SEEDS = Path(__file__).parent / "seeds"
 
@@ -33,11 +34,11 @@ def agree(data: bytes, got: object, expected: object) -> None:
         raise DisagreementError(data, got, expected)
 
 
-def one_line(error: Exception) -> str:
+def one_line(message: object, start: str = "") -> str:
     """Check that a message for the operator is one line that can be shown and read; return it."""
-    text = str(error)
-    if not text or len(text) > 1000 or not text.isprintable():
-        raise AssertionError(f"no message for an operator: {text[:2000]!r}") from error
+    text = str(message)
+    if not text or len(text) > 1000 or not text.isprintable() or not text.startswith(start):
+        raise AssertionError(f"no message for an operator: {text[:2000]!r}")
     return text
 
 
@@ -90,10 +91,10 @@ class Target(ABC):
         """Return a changed copy of ``data``; ``other`` is another input to take pieces from."""
         return mutation.mutate(rng, data, other, self.longest)
 
-    def seeds(self) -> Iterator[tuple[Path, bytes]]:
-        """Yield the inputs that are kept because they once found a fault, or reach what is hard to reach."""
-        for path in sorted((SEEDS / self.name).glob("*")):
-            yield path, path.read_bytes()
+    def seeds(self) -> list[bytes]:
+        """Return the inputs that are kept: they once found a fault, or reach what is hard to reach."""
+        files = sorted((SEEDS / self.name).glob("*"))
+        return [data for path in files for data in unpack(path.read_bytes())]
 
 
 __all__ = ["DisagreementError", "Target", "agree", "filler", "one_line"]

@@ -20,7 +20,9 @@ class _Node:
 
 def words(rng: Random) -> list[str]:
     """Return a few words, some of which are entries of a domain list."""
-    labels = rng.choice((("a", "b", "ab"), ("www", "example", "net", "a\\.b", "\\000"), ("é", "0", "\0", "\U0001f600")))
+    labels = rng.choice(
+        (("a", "b", "ab"), ("www", "example", "net", "a\\.b", "\\000"), ("é", "0", "\0", "\U0001f600"))
+    )
     found = set()
     for _ in range(rng.choice((0, 1, 2, 3, 5, 12, 40))):
         word = "".join(rng.choice(labels) + rng.choice(("", ".", ".")) for _ in range(rng.randrange(5)))
@@ -99,7 +101,9 @@ class _Writer:
         return text
 
     def file(self) -> bytes:
-        counts = "".join(self.code(n, self.slack() % 2) for n in (self.root.words, len(self.nodes), self.root.trie))
+        counts = "".join(
+            self.code(n, self.slack() % 2) for n in (self.root.words, len(self.nodes), self.root.trie)
+        )
         abits = 1
         while True:
             place, end = {}, 48 + len(counts)

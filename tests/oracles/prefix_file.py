@@ -22,7 +22,11 @@ def parse(content: bytes) -> list[Network] | None:
             continue
         address, slash, length = text.rpartition("/")
         # ipaddress takes a zone and spaces where none may be.
-        if not slash or not re.fullmatch("0|[1-9][0-9]*", length) or not re.fullmatch("[0-9A-Fa-f:.]+", address):
+        if (
+            not slash
+            or not re.fullmatch("0|[1-9][0-9]*", length)
+            or not re.fullmatch("[0-9A-Fa-f:.]+", address)
+        ):
             return None
         try:
             networks.append(ipaddress.ip_network(f"{address}/{length}", strict=False))

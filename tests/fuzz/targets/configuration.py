@@ -24,9 +24,35 @@ _BASE = {
     "disable-mqtt": True,
     "disable-histogram-sender": True,
 }
-_SPEC = Spec(positional="[FILE...]", options=(Option("follow", "", "bool", False), Option("level", "", "int", 3)))
-_TEXTS = ("", "a", "127.0.0.1:53", "[::1]:0", "0660", "user:group", "https://a/b", "mqtt://h", "auto", "x" * 300, "ü\n\x1b[")
-_NUMBERS = ("0", "-1", "1", "0x10", "017", "1_000", "65535", "65536", "9223372036854775807", "9223372036854775808", "1" * 5000)
+_SPEC = Spec(
+    positional="[FILE...]", options=(Option("follow", "", "bool", False), Option("level", "", "int", 3))
+)
+_TEXTS = (
+    "",
+    "a",
+    "127.0.0.1:53",
+    "[::1]:0",
+    "0660",
+    "user:group",
+    "https://a/b",
+    "mqtt://h",
+    "auto",
+    "x" * 300,
+    "ü\n\x1b[",
+)
+_NUMBERS = (
+    "0",
+    "-1",
+    "1",
+    "0x10",
+    "017",
+    "1_000",
+    "65535",
+    "65536",
+    "9223372036854775807",
+    "9223372036854775808",
+    "1" * 5000,
+)
 
 
 def _split(data: bytes) -> tuple[str | None, dict[str, str], list[str]]:
@@ -47,13 +73,17 @@ class ConfigurationTarget(Target):
     longest = 3000
 
     def corpus(self) -> list[bytes]:
-        everything = _BASE | {k.name: k.default for k in KEYS.values() if k.name not in ("input-tcp", "input-tls", *_BASE)}
+        everything = _BASE | {
+            k.name: k.default for k in KEYS.values() if k.name not in ("input-tcp", "input-tls", *_BASE)
+        }
         toml = "".join(f"{name} = {json.dumps(value)}\n" for name, value in everything.items())
         small = "".join(f"{name} = {json.dumps(value)}\n" for name, value in _BASE.items())
-        table = "# a comment\n\nmqtt-server = 'h:1'\ndata-dir = '''\n/x'''\n\"debug\" = true # x\n[t]\na = [1, {b = 2}]\n"
+        table = "# a comment\n\nmqtt-server = 'h:1'\ndata-dir = '''\n/x'''\n"
+        table += '"debug" = true # x\n[t]\na = [1, {b = 2}]\n'
         return [
             toml.encode(),
-            small.encode() + b"\0DNSTAPIR_EDM_DEBUG=1\nDNSTAPIR_EDM_MQTT_KEEPALIVE=007\0--minimiser-workers=0x4\n-debug",
+            small.encode()
+            + b"\0DNSTAPIR_EDM_DEBUG=1\nDNSTAPIR_EDM_MQTT_KEEPALIVE=007\0--minimiser-workers=0x4\n-debug",
             table.encode() + b"\0DNSTAPIR_EDM_CONFIG_FILE=x\nDNSTAPIR_EDM_X=1\0-\n--\n--x",
             small.encode() + b"\0\0--config-file\nf\n--level=3\n--input-unix=\n--input-tcp\n:53\nfile",
         ]
@@ -70,14 +100,18 @@ class ConfigurationTarget(Target):
         keys = [rng.choice(list(KEYS.values())) for _ in range(rng.choice((0, 0, 1, 3)))]
         environ = [f"{key.variable}={self._text(rng, key)}" for key in keys]
         keys = [rng.choice(list(KEYS.values())) for _ in range(rng.choice((0, 0, 1, 3)))]
-        flags = [rng.choice(("--", "-")) + f"{key.name}{rng.choice('= ')}{self._text(rng, key)}" for key in keys]
+        flags = [
+            rng.choice(("--", "-")) + f"{key.name}{rng.choice('= ')}{self._text(rng, key)}" for key in keys
+        ]
         arguments = [part for flag in flags for part in flag.split(" ", 1)]
         parts = ("\n".join(part) for part in (lines, environ, arguments))
         return b"\0".join(part.encode("utf-8", "surrogateescape") for part in parts)
 
     def _spelling(self, rng: Random, name: str) -> str:
         if rng.random() < 0.03:
-            return rng.choice((name.upper(), f'"{name}"', f"'{name}'", name + ".x", name[:-1], f'"{name[0]}\\u002d"'))
+            return rng.choice(
+                (name.upper(), f'"{name}"', f"'{name}'", name + ".x", name[:-1], f'"{name[0]}\\u002d"')
+            )
         return name
 
     def _text(self, rng: Random, key: Key) -> str:
@@ -109,17 +143,21 @@ class ConfigurationTarget(Target):
         try:
             config = load(path, flags, environ)
         except ConfigError as error:
-            assert error.violations
+            one_line(error.violations[0])
             for violation in error.violations:
-                one_line(Exception(violation.replace(str(path), "FILE")))
+                one_line(violation)
             self._judge(data, wanted, error)
             return False
         if wanted is None:
             agree(data, "accepted", "refused")
         assert wanted is not None
         for key in KEYS.values():
-            agree(data, (key.name, getattr(config, key.attribute)), (key.name, wanted.get(key.name, key.default)))
-        self._secrets(config, config.warnings)
+            agree(
+                data,
+                (key.name, getattr(config, key.attribute)),
+                (key.name, wanted.get(key.name, key.default)),
+            )
+        self._secrets(data, wanted, config.warnings)
         return True
 
     def _arguments(self, given: list[str]) -> Arguments | None:
@@ -128,10 +166,12 @@ class ConfigurationTarget(Target):
         except HelpWanted:
             return None
         except UsageError as error:
-            assert error.problems
+            one_line(error.problems[0].encode("utf-8", "backslashreplace"))
             return None
 
-    def _expected(self, text: str | None, environ: dict[str, str], flags: dict[str, str]) -> dict[str, Any] | None:
+    def _expected(
+        self, text: str | None, environ: dict[str, str], flags: dict[str, str]
+    ) -> dict[str, Any] | None:
         if text is None:
             return None
         try:
@@ -143,16 +183,21 @@ class ConfigurationTarget(Target):
         """Where each value is right by itself, and none of them depends on another, nothing may be refused."""
         if wanted is None:
             return
-        self._secrets(wanted, error.violations)
+        self._secrets(data, wanted, error.violations)
         base = {name: value for name, value in wanted.items() if name in _BASE}
-        if base == _BASE and all(_free(KEYS[name], value) for name, value in wanted.items() if name not in _BASE):
+        if base == _BASE and all(
+            _free(KEYS[name], value) for name, value in wanted.items() if name not in _BASE
+        ):
             agree(data, error.violations, ())
 
-    def _secrets(self, values: Any, lines: Sequence[str]) -> None:
-        found = values if isinstance(values, dict) else {k.name: getattr(values, k.attribute) for k in KEYS.values()}
-        shown = " ".join(repr(found[name]) for name in found if not KEYS[name].secret)
-        for name, value in found.items():
-            if KEYS[name].secret and value != KEYS[name].default and len(value) >= 8 and value not in shown:
+    def _secrets(self, data: bytes, values: dict[str, Any], lines: Sequence[str]) -> None:
+        for name, value in values.items():
+            # What stands there twice may be shown as the value of another key.
+            if (
+                KEYS[name].secret
+                and len(value) >= 8
+                and data.count(value.encode("utf-8", "surrogateescape")) == 1
+            ):
                 assert not any(value in line for line in lines), "a secret in a message"
 
 

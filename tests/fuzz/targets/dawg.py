@@ -1,4 +1,4 @@
-"""DAWG files: what is accepted, and that words and indexes of what is accepted are those that an obvious reader finds."""
+"""DAWG files: what is accepted, and that its words and indexes are those that an obvious reader finds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DawgTarget(Target):
     def generate(self, rng: Random) -> bytes:
         # Making a file takes longer than checking it.
         if len(self._made) < _MADE or rng.random() < 0.1:
-            self._made = self._made[-_MADE + 1 :] + [dawg_generator.file(rng)]
+            self._made = [*self._made[-_MADE + 1 :], dawg_generator.file(rng)]
             return self._made[-1]
         return rng.choice(self._made)
 
@@ -69,7 +69,7 @@ class DawgTarget(Target):
         try:
             dawg = Dawg.from_bytes(data, "list.dawg")
         except ListFileError as error:
-            assert one_line(error).startswith("list.dawg: ")
+            one_line(error, "list.dawg: ")
             agree(data, None, expected)
             return False
         agree(data, dawg.words, expected)
@@ -82,7 +82,11 @@ class DawgTarget(Target):
         agree(data, list(dawg), words)
         for k in range(0, len(words), 1 + len(words) // 5):
             agree(data, (dawg.word(k), dawg.index(words[k])), (words[k], k))
-            agree(data, dawg.index(words[k] + "?"), words.index(words[k] + "?") if words[k] + "?" in words else -1)
+            agree(
+                data,
+                dawg.index(words[k] + "?"),
+                words.index(words[k] + "?") if words[k] + "?" in words else -1,
+            )
         table = DomainTable.build(dawg, _KEY)
         agree(data, table.texts(range(len(words))).to_pylist(), words)
         table.close()

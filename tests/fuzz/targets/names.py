@@ -22,8 +22,9 @@ _KEY = np.frombuffer(Random(8).randbytes(8 * KEY_WORDS), np.uint64)
 _DEEP = (
     ".", "..", ".a.", "a.", "b.a.", ".b.a.", "com.", ".com.", "example.com.", ".example.com.", "*.example.com.",
     "a\\.b.org.", ".org.", "\\000.org.", "\\255\\254.org.", "a..b.", "A.org.", ".B.org.", "", "no-dot",
-    "." + "a." * 8, "." + "a." * 9, "." + "a." * 10, "." + "b." * 126, "a." * 127, "b." + "a." * 12, "." + "x" * 63 + ".",
-    "." + ("y" * 63 + ".") * 3, ("y" * 63 + ".") * 3 + "y" * 61 + ".", "." + "\\046.a.", ".\\092.b.", "\\@.a.", ".\\@.a.",
+    "." + "a." * 8, "." + "a." * 9, "." + "a." * 10, "." + "b." * 126, "a." * 127, "b." + "a." * 12,
+    "." + "x" * 63 + ".", "." + ("y" * 63 + ".") * 3, ("y" * 63 + ".") * 3 + "y" * 61 + ".",
+    "." + "\\046.a.", ".\\092.b.", "\\@.a.", ".\\@.a.",
 )  # fmt: skip
 
 
@@ -110,7 +111,9 @@ class NamesTarget(Target):
     def generate(self, rng: Random) -> bytes:
         wire = self._wire(rng.choice(self._words))
         for _ in range(rng.choice((0, 0, 1, 2, 9))):
-            label = rng.choice((b"a", b"b", b"www", b".", b"\\", b"y" * 63, rng.randbytes(1 + rng.randrange(9))))
+            label = rng.choice(
+                (b"a", b"b", b"www", b".", b"\\", b"y" * 63, rng.randbytes(1 + rng.randrange(9)))
+            )
             wire = bytes((len(label),)) + label + wire
         if rng.random() < 0.3:
             wire = wire.upper() if rng.random() < 0.5 else wire.title()

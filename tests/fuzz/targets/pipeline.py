@@ -1,4 +1,4 @@
-"""dnstap frames through the whole pipeline: fates, histogram rows, session rows and events, against the oracles in turn."""
+"""dnstap frames through the whole pipeline: fates, histogram rows, session rows and events, against all oracles."""
 
 from __future__ import annotations
 
@@ -32,7 +32,15 @@ from edm.snapshot.snapshot import Snapshot
 from fuzz.scratch import scratch_file
 from fuzz.target import Target, agree, filler
 from fuzz.targets.dnstap import expected
-from oracles import dns_generator, dns_message, domain_match, histogram_rows, new_qname_event, prefix_file, session_rows
+from oracles import (
+    dns_generator,
+    dns_message,
+    domain_match,
+    histogram_rows,
+    new_qname_event,
+    prefix_file,
+    session_rows,
+)
 from oracles.cryptopan import CryptoPan
 from oracles.dnstap_generator import Generator
 from oracles.framestream import CAPTURES, capture_frames
@@ -227,23 +235,50 @@ class PipelineTarget(Target):
         if rng.random() < 0.4:
             response = dns_generator.header(1, flags=rng.getrandbits(16)) + self._question(rng)
         address = rng.choice((4, 4, 4, 16, 16, 12, 0, 5))
-        client = rng.randbytes(address) if rng.random() < 0.6 else bytes(max(0, address - 2)) + rng.randbytes(1)
+        client = (
+            rng.randbytes(address) if rng.random() < 0.6 else bytes(max(0, address - 2)) + rng.randbytes(1)
+        )
         if address == 12:
             client = bytes(10) + b"\xff\xff" + client[-4:].rjust(4, b"\1")
-        message = b"\x08" + bytes((rng.choice((2, 4, 6, 6, 6, 5, 14)),)) + b"\x10" + bytes((rng.choice((0, 1, 2, 2, 3)),))
+        message = (
+            b"\x08"
+            + bytes((rng.choice((2, 4, 6, 6, 6, 5, 14)),))
+            + b"\x10"
+            + bytes((rng.choice((0, 1, 2, 2, 3)),))
+        )
         message += b"\x22" + bytes((len(client),)) + client
         if rng.random() < 0.5:
-            message += b"\x2a\x04" + rng.randbytes(4) + b"\x30" + rng.choice((b"\x35", b"\xff\xff\xff\xff\x0f"))
+            message += (
+                b"\x2a\x04" + rng.randbytes(4) + b"\x30" + rng.choice((b"\x35", b"\xff\xff\xff\xff\x0f"))
+            )
         if rng.random() < 0.7:
-            message += b"\x60" + rng.choice((b"\x00", b"\xb2\xde\xcd\xa0\x06", b"\xff" * 9 + b"\x01", b"\xff\xd6\x94\x9d\xf0\x07"))
+            message += b"\x60" + rng.choice(
+                (b"\x00", b"\xb2\xde\xcd\xa0\x06", b"\xff" * 9 + b"\x01", b"\xff\xd6\x94\x9d\xf0\x07")
+            )
             message += b"\x6d" + rng.choice((rng.randbytes(4), b"\xff\xc9\x9a\x3b", b"\x00\xca\x9a\x3b"))
         message += b"\x72" + _varint(len(response)) + response
         return b"\x0a\x03dns" * (rng.random() < 0.5) + b"\x72" + _varint(len(message)) + message + b"\x78\x01"
 
     def _question(self, rng: Random) -> bytes:
-        word = rng.choice(("com.", "x.y.", "norhubtata.com.", "a.hubver.net.", "hubver.net.", "b.home.", "zenzenlita10.com."))
-        labels = [rng.choice((b"a", b"B", b"\xff.", b"<&>"))] * rng.randrange(12) + word.encode().split(b".")[:-1]
-        return dns_message.wire_form(labels) + rng.choice((b"\0\1", b"\0\x1c", b"\0\x0f", b"\0\2", b"\0\6")) + b"\0\1"
+        word = rng.choice(
+            (
+                "com.",
+                "x.y.",
+                "norhubtata.com.",
+                "a.hubver.net.",
+                "hubver.net.",
+                "b.home.",
+                "zenzenlita10.com.",
+            )
+        )
+        labels = [rng.choice((b"a", b"B", b"\xff.", b"<&>"))] * rng.randrange(12) + word.encode().split(b".")[
+            :-1
+        ]
+        return (
+            dns_message.wire_form(labels)
+            + rng.choice((b"\0\1", b"\0\x1c", b"\0\x0f", b"\0\2", b"\0\6"))
+            + b"\0\1"
+        )
 
     def mutate(self, rng: Random, data: bytes, other: bytes) -> bytes:
         if rng.random() < 0.3:

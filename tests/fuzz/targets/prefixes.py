@@ -61,7 +61,11 @@ class PrefixesTarget(Target):
     longest = 1500
 
     def corpus(self) -> list[bytes]:
-        return [(CAPTURES / "lists" / "ignored-clients").read_bytes(), b"\n".join(_LINES[:12]), b"\n".join(_LINES[4:9])]
+        return [
+            (CAPTURES / "lists" / "ignored-clients").read_bytes(),
+            b"\n".join(_LINES[:12]),
+            b"\n".join(_LINES[4:9]),
+        ]
 
     def generate(self, rng: Random) -> bytes:
         lines = []
@@ -88,8 +92,7 @@ class PrefixesTarget(Target):
         try:
             prefixes = parse_prefix_file(path)
         except ListFileError as error:
-            message = one_line(error)
-            assert message.startswith(f"{path}: line ")
+            one_line(error, f"{path}: line ")
             agree(data, None, networks)
             return False
         agree(data, len(prefixes), None if networks is None else len(networks))
