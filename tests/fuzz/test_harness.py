@@ -102,7 +102,7 @@ def test_a_small_disagreement_is_found(name: str, tmp_path: Path, monkeypatch: p
         monkeypatch.setitem(where, what, wrong)
     else:
         monkeypatch.setattr(where, what, wrong)
-    result = Campaign(TARGETS[name](), 5, tmp_path).run(3000 if JIT_DISABLED else 20_000)
+    result = Campaign(TARGETS[name](), 5, tmp_path).run(20_000)
     assert result.file is not None
     data = unpack(result.file.read_bytes())
     with pytest.raises(AssertionError):

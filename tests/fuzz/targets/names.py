@@ -13,10 +13,10 @@ from edm.columns import Columns
 from edm.domains import Dawg, DomainTable, parse_name, write_dawg
 from edm.domains.hashing import KEY_WORDS
 from edm.domains.lookup import hash_names
+from fuzz import lists
 from fuzz.guarded import guard
 from fuzz.target import Target, agree, filler
 from oracles import dns_message, domain_match
-from oracles.framestream import CAPTURES
 
 _KEY = np.frombuffer(Random(8).randbytes(8 * KEY_WORDS), np.uint64)
 _DEEP = (
@@ -56,8 +56,13 @@ def labels_of(wire: bytes) -> list[bytes]:
 @cache
 def _tables() -> list[tuple[DomainTable, dict[str, int]]]:
     found = []
-    lists = [(CAPTURES / "lists" / name).read_bytes() for name in ("well-known.dawg", "ignored-names.dawg")]
-    for content in (*lists, write_dawg(_DEEP), write_dawg(["a."]), write_dawg([])):
+    for content in (
+        lists.well_known(),
+        lists.ignored_names(),
+        write_dawg(_DEEP),
+        write_dawg(["a."]),
+        write_dawg([]),
+    ):
         dawg = Dawg.from_bytes(content)
         found.append((DomainTable.build(dawg, _KEY), {word: k for k, word in enumerate(dawg)}))
     return found

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from edm import columns as c
 from edm.clients import parse_prefix_file
 from edm.config import Config
-from edm.domains.table import DomainTable
+from edm.domains import Dawg, DomainTable
 from edm.input.blocks import Block
 from edm.new_qname.events import EventBlock
 from edm.new_qname.ordering import NewNames
@@ -29,6 +29,7 @@ from edm.pipeline import Pipeline
 from edm.rotation.interval import Interval
 from edm.session.cryptopan import Pseudonymiser
 from edm.snapshot.snapshot import Snapshot
+from fuzz import lists
 from fuzz.scratch import scratch_file
 from fuzz.target import Target, agree, filler
 from fuzz.targets.dnstap import expected
@@ -45,7 +46,7 @@ from oracles.cryptopan import CryptoPan
 from oracles.dnstap_generator import Generator
 from oracles.framestream import CAPTURES, capture_frames
 
-_LISTS = CAPTURES / "lists"
+_CLIENTS = CAPTURES / "lists" / "ignored-clients"
 _SECRET = bytes(range(32))
 _START_US = 1_700_000_000_000_000
 _CAPACITY = 1 << 21
@@ -58,10 +59,10 @@ _UNLIMITED = 1 << 20
 @cache
 def _lists() -> tuple[DomainTable, dict[str, int], DomainTable, dict[str, int], list[prefix_file.Network]]:
     found: list[Any] = []
-    for name in ("well-known.dawg", "ignored-names.dawg"):
-        table = DomainTable.open(_LISTS / name)
+    for content in (lists.well_known(), lists.ignored_names()):
+        table = DomainTable.build(Dawg.from_bytes(content))
         found += [table, {word: k for k, word in enumerate(table.texts(range(len(table))).to_pylist())}]
-    networks = prefix_file.parse((_LISTS / "ignored-clients").read_bytes())
+    networks = prefix_file.parse(_CLIENTS.read_bytes())
     assert networks
     return (*found, networks)
 
@@ -103,7 +104,7 @@ def run(frames: Sequence[bytes]) -> Made:
     block.off[:n] = _GAP + np.cumsum(lengths + _GAP) - lengths - _GAP
     block.frames, block.fill, block.sequence = n, len(content), 1
     interval = Interval.begin(1, len(well_known), _THRESHOLD, _ROWS + 1, _START_US)
-    clients = parse_prefix_file(_LISTS / "ignored-clients")
+    clients = parse_prefix_file(_CLIENTS)
     pseudonymiser = Pseudonymiser(_SECRET, 100)
     snapshot = Snapshot(1, Config(), pseudonymiser, clients, ignored, well_known, interval, True, True)
     events: list[bytes] = []
