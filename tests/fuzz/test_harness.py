@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edm.jit import JIT_DISABLED
 from fuzz import mutation, run
 from fuzz.batches import pack, unpack
 from fuzz.campaign import Campaign
@@ -91,7 +90,7 @@ WRONG_ORACLES = {
     "framestream": (frame_receiver, "START", 5),
     "names": (domain_match, "match", misses_short_names),
     "prefixes": (prefix_file, "holds", lambda networks, address: len(address) == 4 and networks != []),
-    "configuration": (configuration.LIMITS, "uint16", (0, 0xFFFE)),
+    "configuration": (configuration.TYPES, "uint16", str),
 }
 
 
