@@ -9,9 +9,15 @@ PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --dist worksteal
 STAMP := $(VENV)/.installed
 SERVERS := unbound dnsdist dnsperf fstrm-bin mosquitto
-KERNEL_TESTS := tests/framestream tests/dnstap tests/dns tests/clients tests/domains tests/histogram tests/session tests/new_qname tests/observe/test_ledger.py tests/test_names.py tests/test_jit.py tests/test_golden.py
+KERNEL_TESTS := tests/framestream tests/dnstap tests/dns tests/clients tests/domains tests/histogram tests/session tests/new_qname tests/observe/test_ledger.py tests/test_names.py tests/test_jit.py tests/test_golden.py tests/fuzz
 
-.PHONY: setup demo test test-modes check bench format lock servers clean
+FUZZ := PYTHONPATH=src:tests $(BIN)/python
+FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 1
+FUZZ_FOLDER ?= build/fuzz
+FUZZ_TARGETS ?= capture configuration dawg dns dnstap framestream keys names packets pipeline prefixes seen_log
+
+.PHONY: setup demo test test-modes fuzz check bench format lock servers clean
 
 setup: $(STAMP)
 
@@ -37,6 +43,19 @@ test: setup servers
 test-modes: setup
 	NUMBA_BOUNDSCHECK=1 $(PYTEST) $(PARALLEL) -m "not e2e" $(KERNEL_TESTS)
 	NUMBA_DISABLE_JIT=1 $(PYTEST) $(PARALLEL) -m "not e2e" $(KERNEL_TESTS)
+
+# Both fuzzers on every target, FUZZ_SECONDS each; what the guided one has found is where the other starts.
+fuzz: setup
+	@mkdir -p $(FUZZ_FOLDER)
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.txt \
+	  && $(BIN)/python -c 'import atheris' 2>/dev/null; then \
+	  for target in $(FUZZ_TARGETS); do \
+	    $(FUZZ) -m fuzz.guided $$target --corpus $(FUZZ_FOLDER) -max_total_time=$(FUZZ_SECONDS) \
+	      -artifact_prefix=$(FUZZ_FOLDER)/$$target- -verbosity=0 || exit 1; \
+	  done; \
+	else echo "atheris cannot be installed here: no guided fuzzing, only mutation"; fi
+	$(FUZZ) -m fuzz.run --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) --corpus $(FUZZ_FOLDER) \
+	  $(addprefix --target ,$(FUZZ_TARGETS))
 
 check: setup
 	$(BIN)/ruff check .

@@ -112,6 +112,26 @@ def test_misuse(command: ModuleType, capsys: pytest.CaptureFixture[str], argv: l
     assert command.calls == []
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["x" * 5000],
+        ["help", "run", "x" * 5000],
+        ["--" + "x" * 5000, "probe"],
+        ["probe", "x" * 5000],
+        ["probe", "--" + "x" * 5000],
+        ["probe", "--=" + "x" * 5000],
+        ["dawg", "x" * 5000],
+        ["dawg", "lookup", "--level=" + "9" * 5000],
+    ],
+)
+def test_what_was_given_is_shown_short(
+    command: ModuleType, capsys: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    assert cli.main(argv) == 1
+    assert max(map(len, capsys.readouterr().err.splitlines())) < 200
+
+
 def test_every_misuse_is_reported(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["probe", "--x", "--y=secret", "z"]) == 1
     assert capsys.readouterr().err == (

@@ -5,44 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edm.config import values
-
-TRUE = ["1", "t", "T", "TRUE", "true", "True"]
-FALSE = ["0", "f", "F", "FALSE", "false", "False"]
-
-
-def go_parse_int(text: str) -> int | None:
-    """strconv.ParseInt(text, 0, 64) as its documentation tells it, digit by digit; None for an error."""
-    sign, body = 1, text
-    if body[:1] in ("+", "-"):
-        sign = -1 if body[0] == "-" else 1
-        body = body[1:]
-    base = 10
-    # "underscores may separate digits, and may stand between a base prefix and the digits"
-    previous_is_digit = False
-    if len(body) >= 3 and body[0] == "0" and body[1] in "bBoOxX":
-        base = {"b": 2, "o": 8, "x": 16}[body[1].lower()]
-        body = body[2:]
-        previous_is_digit = True
-    elif len(body) >= 2 and body[0] == "0":
-        base = 8
-    if not body:
-        return None
-    number = 0
-    for c in body:
-        if c == "_":
-            if not previous_is_digit:
-                return None
-            previous_is_digit = False
-            continue
-        digit = "0123456789abcdef".find(c.lower()) if c.isascii() else -1
-        if digit < 0 or digit >= base:
-            return None
-        number = number * base + digit
-        previous_is_digit = True
-    if not previous_is_digit:
-        return None
-    number *= sign
-    return number if -(2**63) <= number < 2**63 else None
+from oracles.configuration import FALSE, TRUE, go_parse_int
 
 
 @pytest.mark.parametrize("text", TRUE + FALSE)

@@ -17,7 +17,7 @@ from typing import Literal
 from edm.config.key import Value
 from edm.config.load import closest
 from edm.config.schema import FLAG_KEYS
-from edm.config.values import parse_bool, parse_int
+from edm.config.values import parse_bool, parse_int, plain, shorten
 from edm.errors import EdmError
 
 CONFIG_FILE = "config-file"
@@ -99,7 +99,7 @@ def split_flag(argument: str) -> tuple[str, str | None]:
     body = argument[2:] if argument.startswith("--") else argument[1:]
     name, equals, value = body.partition("=")
     if not name or name.startswith("-"):
-        raise ValueError(f"bad flag syntax: {argument.partition('=')[0]}")
+        raise ValueError(f"bad flag syntax: {plain(argument.partition('=')[0])}")
     return name, value if equals else None
 
 
@@ -130,7 +130,7 @@ class _Parser:
         if name not in known:
             if name in _HELP:
                 raise HelpWanted
-            self.problems.append(f"unknown flag --{name}{closest(name, known)}")
+            self.problems.append(f"unknown flag --{plain(name)}{closest(name, known)}")
             return
         kind = (self.options.get(name) or FLAG_KEYS.get(name) or Option(name, "")).kind
         if value is None:
@@ -145,7 +145,7 @@ class _Parser:
             try:
                 self.result.options[name] = option.parse(value)
             except ValueError as error:
-                self.problems.append(f"--{name}: {error} (found {value!r})")
+                self.problems.append(f"--{name}: {error} (found {shorten(value)})")
         elif name == CONFIG_FILE:
             self.result.config_file = Path(value)
         elif not self._is_bad(name):
@@ -166,7 +166,7 @@ class _Parser:
         if wanted and not given:
             self.problems.append(f"{wanted.removesuffix('...')} is missing")
         if not wanted.endswith("..."):
-            self.problems += [f"unexpected argument {a!r}" for a in given[1 if wanted else 0 :]]
+            self.problems += [f"unexpected argument {shorten(a)}" for a in given[1 if wanted else 0 :]]
 
 
 def parse(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edm.cli.arguments import Arguments, Option, Spec, UsageError
+from edm.config.values import shorten
 from edm.domains import EXACT_MATCH, Dawg, DomainTable, compile_list, compile_list_file, parse_entry
 from edm.errors import InputError, OutputError
 
@@ -39,13 +40,13 @@ def run(args: Arguments) -> int:
     action, *rest = args.positional
     actions = {"compile": _compile, "dump": _dump, "lookup": _lookup, "check": _check}
     if action not in actions:
-        raise UsageError([f"unknown action {action!r}: compile, dump, lookup or check"])
+        raise UsageError([f"unknown action {shorten(action)}: compile, dump, lookup or check"])
     out = str(args.options["o"] or "")
     problems = [] if rest else [f"{action} needs a file"]
     if action == "lookup" and len(rest) == 1:
         problems.append("lookup needs a name")
     if action != "lookup":
-        problems += [f"unexpected argument {argument!r}" for argument in rest[1:]]
+        problems += [f"unexpected argument {shorten(argument)}" for argument in rest[1:]]
     if action == "compile" and not out:
         problems.append("compile needs -o FILE")
     if action != "compile" and out:
@@ -105,7 +106,7 @@ def _lookup(names: list[str], _out: str) -> int:
         try:
             index, kind = table.match(name)
         except ValueError as error:
-            raise InputError(f"{name!r} is not a domain name: {error}") from None
+            raise InputError(f"{shorten(name)} is not a domain name: {error}") from None
         if index < 0:
             missing += 1
             print(f"{name}: no match")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edm.cli.arguments import Arguments, Option, Spec, UsageError
 from edm.cli.init import write_new
+from edm.config.values import shorten
 from edm.core.keygen import Authority, client_request, private_pem, signing_key
 from edm.errors import OutputError
 
@@ -71,7 +72,7 @@ def _kind(positional: list[str], options: dict[str, str]) -> str:
     if options.get("test-ca") == "":
         raise UsageError(["--test-ca needs a directory"])
     if kind not in _OPTIONS:
-        raise UsageError([f"unknown kind of key {kind!r}: signing or client"])
+        raise UsageError([f"unknown kind of key {shorten(kind)}: signing or client"])
     needed, taken = _OPTIONS[kind]
     problems = [f"{kind} needs --{name}" for name in needed if not options.get(name)]
     problems += [f"--{name} has no meaning for {kind}" for name in options if name not in (*needed, *taken)]

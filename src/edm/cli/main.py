@@ -25,6 +25,7 @@ from edm.cli.arguments import (
     split_flag,
 )
 from edm.config.load import closest
+from edm.config.values import plain, shorten
 from edm.errors import ConfigError, EdmError
 
 
@@ -78,7 +79,7 @@ def _before_command(arguments: Sequence[str]) -> tuple[Path | None, str, Sequenc
         if name in ("h", "help"):
             raise HelpWanted
         if name != CONFIG_FILE:
-            raise UsageError([f"unknown flag --{name} before the command{_hint(name)}"])
+            raise UsageError([f"unknown flag --{plain(name)} before the command{_hint(name)}"])
         if value is None:
             i += 1
             if i == len(arguments):
@@ -97,7 +98,7 @@ def _hint(name: str) -> str:
 
 def _find(name: str) -> tuple[ModuleType, Spec]:
     if name not in COMMANDS:
-        raise UsageError([f"unknown command {name!r}{closest(name, [*COMMANDS, 'help'])}"])
+        raise UsageError([f"unknown command {shorten(name)}{closest(name, [*COMMANDS, 'help'])}"])
     module = importlib.import_module(COMMANDS[name].module)
     spec: Spec = getattr(module, "SPEC", None) or Spec()
     return module, spec
@@ -121,7 +122,7 @@ def _dispatch(program: str, arguments: Sequence[str]) -> int:
     if name in ("", "help"):
         topics = [a for a in rest if not a.startswith("-")]
         if len(topics) > 1:
-            raise UsageError([f"unexpected argument {topics[1]!r}"])
+            raise UsageError([f"unexpected argument {shorten(topics[1])}"])
         return _show_help(program, topics[0] if topics and topics[0] != "help" else "")
     module, spec = _find(name)
     try:

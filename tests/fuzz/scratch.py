@@ -1,0 +1,27 @@
+"""A file for what can only be read from a file."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def _folder() -> Path:
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="edm-fuzz-", dir=memory if memory.is_dir() else None))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def scratch_file(name: str, content: bytes) -> Path:
+    """Write a file that lasts until the next one of this name, or the end of the process."""
+    path = _folder() / name
+    path.write_bytes(content)
+    return path
+
+
+__all__ = ["scratch_file"]
