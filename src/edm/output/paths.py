@@ -37,6 +37,9 @@ class DataDirectory:
         self.sessions = root / "parquet" / "sessions"
         self.outbox = root / "parquet" / "histograms" / "outbox"
         self.sent = root / "parquet" / "histograms" / "sent"
+        self.refused = root / "parquet" / "histograms" / "refused"
+        self.queue = root / "mqtt"
+        self.seen_names = root / "seen-names"
         for folder in (root, self.sessions, self.outbox):
             make_folder(folder)
         probe = root / f".write-test{TMP_SUFFIX}"
