@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from edm.new_qname import log as log_module
 from edm.observe.ledger import FATE_NAMES
 from edm.observe.metrics import Metrics
 from edm.output import histogram_file, histogram_writer, session_file, session_writer
+from edm.output.budget import DiskBudget, Limits
 from edm.replay import Sender, connect, data_frames
 from support import golden
 from support.daemon import HISTOGRAMS, SESSIONS, Daemon
@@ -55,9 +58,18 @@ class Rig:
         self.data = data
         self.engine = Engine(golden.golden_config(data, workers, **settings), self.metrics, events=True)
         self.engine.start()
+        self.budget: DiskBudget | None = None
         self.sent = 0
         self.running = True
         self._before = rows_in(data, SESSIONS), rows_in(data, HISTOGRAMS)
+
+    def keep_within(self, limits: Limits) -> DiskBudget:
+        """Give the engine a budget, for which the disk is looked at only when the test says so."""
+        engine = self.engine
+        budget = DiskBudget(engine.data, self.metrics, limits, engine.session_writer, None, engine.seen)
+        self.budget = budget
+        engine.session_writer.admit = budget.admit
+        return budget
 
     def feed(self, frames: list[bytes]) -> None:
         """Hand frames in; return when the workers have handled them all."""
@@ -93,10 +105,13 @@ class Rig:
         assert sum(self.fate(name) for name in FATE_NAMES) == self.sent
         assert self.fate("pending") == 0
         assert self.counted("edm_ledger_intervals_total", result="imbalance") == 0
-        sessions = rows_in(self.data, SESSIONS) - self._before[0]
+        removed = {
+            kind: self.counted("edm_disk_shed_rows_total", kind=kind) for kind in ("session", "outbox")
+        }
+        sessions = rows_in(self.data, SESSIONS) + removed["session"] - self._before[0]
         assert sessions == self.counted("edm_session_rows_written_total")
         assert sessions + self.counted("edm_session_rows_shed_total") == self.fate("session")
-        histograms = rows_in(self.data, HISTOGRAMS) - self._before[1]
+        histograms = rows_in(self.data, HISTOGRAMS) + removed["outbox"] - self._before[1]
         assert histograms == self.counted("edm_histogram_rows_total")
         assert not list(self.data.rglob("*.tmp"))
 
@@ -250,6 +265,53 @@ def test_folders_that_turn_read_only(rig: Callable[..., Rig], disk: SmallDisk, f
     one.check()
     assert one.counted("edm_session_rows_shed_total") == 0
     assert answers_in(disk.data) == one.fate("well_known")
+
+
+# Everything at once
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("seed", range(int(os.environ.get("EDM_DISK_ROUNDS", "3"))))
+def test_whatever_happens_every_row_is_somewhere(
+    rig: Callable[..., Rig],
+    disk: SmallDisk,
+    frames: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+) -> None:
+    """Full, emptied, read-only, within a budget and stopped, in any order: nothing is lost uncounted."""
+    monkeypatch.setattr("edm.engine.SESSION_ROWS", 1000)
+    monkeypatch.setattr("edm.output.budget.PATIENCE", 0.0)
+    chance = random.Random(seed)
+    events = 0
+    for _ in range(3):
+        one = rig(disk.data, workers=chance.choice((1, 2)), histogram_pending_bytes=chance.choice((0, MIB)))
+        limits = Limits(chance.choice((0, 2 * MIB)), chance.choice((0, 4 * MIB)))
+        budget = one.keep_within(limits)
+        for _ in range(15):
+            act = chance.choice(("feed", "feed", "feed", "rotate", "fill", "clear", "look", "read-only"))
+            if act == "feed":
+                first = chance.randrange(len(frames) - PART)
+                one.feed(frames[first : first + PART])
+            elif act == "rotate":
+                one.engine.rotate()
+            elif act == "fill":
+                disk.fill(chance.randrange(0, 40) * 4096)
+            elif act == "clear":
+                disk.clear()
+            elif act == "look":
+                budget.check()
+            else:
+                with read_only(one.engine.data.outbox, one.engine.data.sessions):
+                    one.feed(frames[:PART])
+                    one.engine.rotate()
+                    budget.check()
+        if chance.random() < 0.5:
+            disk.clear()
+            budget.check()
+        one.check()
+        events += one.counted("edm_new_qname_queued_total")
+    assert events > 0
 
 
 # Slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,10 +14,9 @@ import pytest
 BALLAST = "ballast"
 
 
-def _mount(*words: str | Path) -> None:
-    answer = subprocess.run(["mount", *map(str, words)], capture_output=True, text=True)
-    if answer.returncode:
-        pytest.skip(f"no file system can be mounted here: {answer.stderr.strip()}")
+def _mount(*words: str | Path) -> str:
+    """Mount; return what is wrong, or nothing."""
+    return subprocess.run(["mount", *map(str, words)], capture_output=True, text=True).stderr.strip()
 
 
 def _unmount(folder: Path) -> None:
@@ -39,13 +39,17 @@ class SmallDisk:
     def fill(self, leave: int = 0) -> None:
         """Let somebody else's file take all the room but ``leave`` bytes."""
         with (self.folder / BALLAST).open("ab") as ballast:
-            size = max(0, self.free - leave)
-            if size:
-                os.posix_fallocate(ballast.fileno(), ballast.tell(), size)
+            while (size := self.free - leave) > 0:
+                try:
+                    os.posix_fallocate(ballast.fileno(), ballast.tell(), size)
+                except OSError as error:  # somebody else has taken room meanwhile
+                    if error.errno != errno.ENOSPC:
+                        raise
+                ballast.seek(0, os.SEEK_END)
 
     def clear(self) -> None:
         """Remove what :meth:`fill` has made."""
-        (self.folder / BALLAST).unlink()
+        (self.folder / BALLAST).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -53,7 +57,8 @@ def small_disk(folder: Path, size: int, *, inodes: int | None = None) -> Iterato
     """Mount a file system of ``size`` bytes at ``folder``; skip the test where that is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     options = f"size={size},mode=0755" + (f",nr_inodes={inodes}" if inodes is not None else "")
-    _mount("-t", "tmpfs", "-o", options, "tmpfs", folder)
+    if reason := _mount("-t", "tmpfs", "-o", options, "tmpfs", folder):
+        pytest.skip(f"no file system can be mounted here: {reason}")
     try:
         yield SmallDisk(folder)
     finally:
@@ -66,9 +71,14 @@ def read_only(*folders: Path) -> Iterator[None]:
     mounted = []
     try:
         for folder in folders:
-            _mount("--bind", folder, folder)
-            mounted.append(folder)
-            _mount("-o", "remount,bind,ro", folder)
+            for attempt in range(100):
+                assert not _mount("--bind", folder, folder)
+                # It fails if a file has been opened for writing since the line above.
+                if not _mount("-o", "remount,bind,ro", folder):
+                    mounted.append(folder)
+                    break
+                _unmount(folder)
+                assert attempt < 99, f"{folder} does not become read-only"
         yield
     finally:
         for folder in mounted:

@@ -163,6 +163,7 @@ class Backlog:
             if self._path is None or self._closed:
                 return 0, 0
             try:
+                self._note()  # what is done must not be dropped as well
                 dropped, freed = self._attempt(lambda file: file.shed(size, self._cursor))
             except _TROUBLE as error:
                 self._trouble(error)

@@ -17,7 +17,7 @@ from edm.histogram.accumulators import Accumulators
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.histogram_file import write_histogram
-from edm.output.paths import HISTOGRAM_PREFIX, make_folder, publish
+from edm.output.paths import HISTOGRAM_PREFIX, TMP_SUFFIX, make_folder, publish, tidy
 
 RETRY = 5.0
 STUCK = 10.0
@@ -73,6 +73,7 @@ class HistogramWriter:
         self._busy = False
         self._busy_since = 0.0
         self._failing = False
+        self._untidy = False
         self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
         self._lost = metrics.counter(
             "edm_histogram_rows_lost_total", "Histogram rows lost because they could not be written in time"
@@ -110,6 +111,8 @@ class HistogramWriter:
             self._closing = True
             self._wake.notify_all()
         self._thread.join(timeout)
+        if self._untidy and not self._thread.is_alive():
+            tidy(self._folder)
 
     def _run(self) -> None:
         while True:
@@ -154,9 +157,12 @@ class HistogramWriter:
                 retired.stop_us,
             )
         except OutputError as error:
+            self._untidy = True
             self._metrics.file_written("histogram", False)
             self._limited.error("histogram cannot be written, it is kept and tried again", reason=str(error))
             return False
+        if self._untidy or path.with_name(path.name + TMP_SUFFIX).exists():
+            self._untidy = not tidy(self._folder)
         self.rows_written += merged.rows
         self._metrics.add(histogram_rows=merged.rows)
         self._metrics.file_written("histogram", True)

@@ -16,7 +16,7 @@ import structlog
 from edm.errors import OutputError
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
-from edm.output.paths import SESSION_PREFIX, SUFFIX, TMP_SUFFIX, file_time, make_folder, publish
+from edm.output.paths import SESSION_PREFIX, SUFFIX, TMP_SUFFIX, file_time, make_folder, publish, tidy
 from edm.output.session_file import SessionFile
 
 QUEUE_BATCHES = 4
@@ -83,6 +83,7 @@ class SessionWriter:
         self._changed = threading.Condition()
         self._intervals: dict[int, _Open] = {}
         self._retry_at = 0.0
+        self._untidy = False
         self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
         self._thread = threading.Thread(target=self._run, name="edm-session-writer", daemon=True)
         self.rows_written = 0
@@ -170,6 +171,7 @@ class SessionWriter:
         self._flush_all()
         for interval in self._intervals.values():
             self._give_up(interval, "stopping while writing fails")
+        self._tidy()
 
     def _open(self, serial: int, start_us: int) -> _Open:
         if serial not in self._intervals:
@@ -206,6 +208,8 @@ class SessionWriter:
             self._give_up(interval, "to make room on the disk")
             if interval.metadata is not None:
                 del self._intervals[serial]
+        self._untidy = True  # whatever still lies there takes room as well
+        self._tidy()
 
     def _give_up(self, interval: _Open, reason: str) -> None:
         """Shed all rows of an interval that are not in a finished file."""
@@ -215,6 +219,7 @@ class SessionWriter:
             rows += interval.file.rows
             interval.file.abort()
             interval.file = None
+            self._untidy = self._untidy or interval.tmp.exists()
         interval.lost += rows
         self._shed(rows, reason)
 
@@ -233,6 +238,12 @@ class SessionWriter:
                 return
             if interval.metadata is not None:
                 del self._intervals[serial]
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if self._untidy:
+            in_use = [interval.tmp for interval in self._intervals.values() if interval.file is not None]
+            self._untidy = not tidy(self._folder, in_use)
 
     def _flush(self, interval: _Open) -> None:
         if interval.file is None and interval.held:
@@ -253,6 +264,7 @@ class SessionWriter:
             interval.stop_us,
         )
         interval.file = None
+        self._untidy = self._untidy or interval.tmp.exists()
         self.rows_written += file.rows
         self._metrics.add(session_rows_written=file.rows)
         self._metrics.file_written("session", True)
