@@ -53,6 +53,8 @@ class NewNames:
     def _commit(self, batch: Found) -> None:
         # No worker waits for the disk here: whoever fetches the events has the names written first.
         is_new = self.store.commit(batch.candidates, write=False)
+        if batch.events is None:
+            self.store.write_soon()
         if batch.events is not None and is_new.any():
             events = batch.events.select(is_new != 0)
             self._emit(events)

@@ -263,7 +263,7 @@ class SeenStore:
         elif write:
             self.write_out()
         elif any(log.unwritten_bytes >= WRITE_BYTES for log in self._logs):
-            self._write_soon()
+            self.write_soon()
         if self._retired:
             self._clean_up()
         return is_new
@@ -402,7 +402,8 @@ class SeenStore:
         for log in self._logs:
             log.write_out()
 
-    def _write_soon(self) -> None:
+    def write_soon(self) -> None:
+        """Have all names committed so far written by a thread. Never waits."""
         if not self._held and (self._writing is None or self._writing.done()):
             with suppress(RuntimeError):  # closed meanwhile, which writes everything
                 self._writing = self._writer.submit(self.write_out)
