@@ -72,9 +72,28 @@ def test_room_of_entries_that_are_gone_is_given_back_first(tmp_path: Path) -> No
         put(backlog, first, first + 500)
     gone = [entry for _ in range(10) for entry in backlog.take(1)]
     backlog.acknowledge([entry.id for entry in gone], None, sent=5000, failed=0)
+    assert backlog.shed(1)[0] == 0  # the log alone was enough
     dropped, freed = backlog.shed(400_000)
     assert dropped == 0
     assert freed >= 400_000
+    assert backlog.disk_events == 5000
+    backlog.close()
+
+
+def test_what_is_sent_is_not_dropped_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FullDisk(monkeypatch)
+    backlog = Backlog(tmp_path / "queue.sqlite3", BIG)
+    put(backlog, 0, 500)
+    (entry,) = backlog.take(1)
+    disk.full = True
+    with capture_logs():
+        backlog.acknowledge([], (entry.id, 200), sent=200, failed=0)  # cannot be noted
+        backlog.rewind()
+        assert backlog.shed(1 << 40) == (0, 0)
+    disk.full = False
+    assert backlog.shed(1 << 40)[0] == 300
+    assert accounted(backlog)
+    assert backlog.totals["sent"] == 200
     backlog.close()
 
 
