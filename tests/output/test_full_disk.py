@@ -343,6 +343,18 @@ def test_the_debug_file_has_whole_lines_only(disk: SmallDisk) -> None:
     assert told[0]["reason"] == "No space left on device"
 
 
+def test_a_debug_file_is_appended_to_and_is_nobody_elses(tmp_path: Path) -> None:
+    path = tmp_path / "debug.json"
+    path.write_text("before\n")
+    path.chmod(0o646)
+    file = DebugFile(path, Metrics())
+    file.write("line")
+    file.flush()
+    assert path.read_text() == "before\nline\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+    file.close()
+
+
 def test_a_debug_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"debug-dnstap-filename: .*no/file: No such file or directory"):
         DebugFile(tmp_path / "no" / "file", Metrics())

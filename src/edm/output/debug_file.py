@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -24,7 +26,7 @@ class DebugFile:
     Parameters
     ----------
     path : Path
-        Made with mode 0600 if it is not there.
+        Made with mode 0600 if it is not there; of a file that is, everybody's rights are taken away.
 
     Raises
     ------
@@ -43,6 +45,10 @@ class DebugFile:
         self._rest = b""
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            mode = os.fstat(self._fd).st_mode
+            if stat.S_ISREG(mode) and mode & 0o007:
+                with suppress(PermissionError):  # somebody else's file: not ours to decide
+                    os.fchmod(self._fd, stat.S_IMODE(mode) & ~0o007)
         except OSError as error:
             raise OutputError(f"debug-dnstap-filename: {path}: {error.strerror}") from error
 
