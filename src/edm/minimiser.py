@@ -67,11 +67,15 @@ class Summary:
 
 
 class _EventFile:
-    """Writes the payloads of new_qname events, one a line. The workers write themselves: none is discarded."""
+    """Writes the payloads of new_qname events, one a line. The workers write themselves: none is discarded.
 
-    def __init__(self, path: Path) -> None:
+    ``before`` is called before each block of events.
+    """
+
+    def __init__(self, path: Path, before: Callable[[], None]) -> None:
         self.path = path
         self.count = 0
+        self._before = before
         self._error: OSError | None = None
         self._lock = threading.Lock()
         try:
@@ -82,6 +86,7 @@ class _EventFile:
 
     def put(self, block: EventBlock) -> tuple[int, int]:
         lines = b"".join(payload + b"\n" for payload in block)
+        self._before()
         with self._lock:
             self.count += len(block)
             if self._error is None:
@@ -122,7 +127,7 @@ def minimise(
         engine = Engine(config, metrics, events=True)
         written: list[Path] = []
         engine.session_writer.on_written = engine.histogram_writer.on_written = written.append
-        events = _EventFile(engine.data.root / EVENTS_FILE)
+        events = _EventFile(engine.data.root / EVENTS_FILE, engine.seen.write_out)
         engine.event_sink = events.put
         engine.start()
         problems: list[str] = []

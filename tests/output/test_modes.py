@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from edm.errors import OutputError
+from edm.observe.metrics import Metrics
+from edm.output.debug_file import DebugFile
 from edm.output.paths import DataDirectory, make_folder
-from edm.output.publish import open_private
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,8 @@ def test_the_debug_file(tmp_path: Path, before: int | None, after: int) -> None:
     if before is not None:
         path.write_text("before\n")
         path.chmod(before)
-    with open_private(path) as file:
-        file.write("line\n")
+    file = DebugFile(path, Metrics())
+    file.write("line")
+    file.close()
     assert mode(path) == after
     assert path.read_text() == ("" if before is None else "before\n") + "line\n"

@@ -131,6 +131,95 @@ def test_beyond_the_bound_the_oldest_rows_are_shed_and_counted(
     assert table.schema.metadata[b"edm.session_rows_shed"] == b"5000"
 
 
+def test_rows_that_are_not_admitted_are_shed_and_counted(
+    tmp_path: Path, metrics: Metrics, sessions: Callable[..., SessionWriter]
+) -> None:
+    writer = sessions()
+    asked: list[int] = []
+
+    def admit(size: int) -> bool:
+        asked.append(size)
+        return len(asked) != 2
+
+    writer.admit = admit
+    batches = [rows(count, count) for count in (10, 20, 30)]
+    for batch in batches:
+        writer.put(1, 0, batch)
+    writer.retire(1, 0, MINUTE, {})
+    wait_until(lambda: len(files(tmp_path)) == 1, "the file is written")
+    (table,) = files(tmp_path)
+    assert table["source_port"].to_pylist() == [10] * 10 + [30] * 30
+    assert table.schema.metadata[b"edm.session_rows_shed"] == b"20"
+    assert metrics.value("edm_session_rows_shed_total") == 20
+    assert asked == [batch.nbytes for batch in batches]
+
+
+def test_an_unfinished_file_that_is_given_up(
+    tmp_path: Path, metrics: Metrics, sessions: Callable[..., SessionWriter]
+) -> None:
+    (tmp_path / "dns_session_block-left-behind.parquet.tmp").touch()
+    writer = sessions()
+    writer.put(1, 0, rows(10, 1))
+    wait_until(lambda: writer.waiting_bytes > 0, "the rows are taken")
+    writer.abandon()
+    wait_until(lambda: metrics.value("edm_session_rows_shed_total") == 10, "they are given up")
+    wait_until(lambda: not list(tmp_path.iterdir()), "nothing is left")
+    assert writer.waiting_bytes == 0
+    writer.put(1, 0, rows(5, 2))  # there is room again
+    writer.retire(1, 0, MINUTE, {})
+    wait_until(lambda: len(files(tmp_path)) == 1, "the file is written")
+    (table,) = files(tmp_path)
+    assert table.num_rows == 5
+    assert table.schema.metadata[b"edm.session_rows_shed"] == b"10"
+
+
+def test_a_file_that_the_system_lost_is_given_up(
+    tmp_path: Path,
+    metrics: Metrics,
+    sessions: Callable[..., SessionWriter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = [OSError(5, "Input/output error")]
+
+    def fsync(_: int) -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr("edm.output.session_file.os.fsync", fsync)
+    writer = sessions()
+    writer.put(1, 0, rows(10, 1))
+    writer.retire(1, 0, MINUTE, {})
+    writer.put(2, MINUTE, rows(20, 2))
+    writer.retire(2, MINUTE, 2 * MINUTE, {})
+    wait_until(lambda: len(files(tmp_path)) == 1, "the second file is written")
+    assert [table.num_rows for table in files(tmp_path)] == [20]
+    assert metrics.value("edm_session_rows_shed_total") == 10
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_could_not_be_removed_at_once_is_removed_later(
+    tmp_path: Path,
+    metrics: Metrics,
+    sessions: Callable[..., SessionWriter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Path.unlink
+    failures = [OSError(30, "Read-only file system")]
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name.endswith(".tmp") and path.exists() and failures:
+            raise failures.pop()
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    writer = sessions()
+    writer.put(1, 0, rows(10, 1))
+    writer.retire(1, 0, MINUTE, {})
+    wait_until(lambda: len(files(tmp_path)) == 1, "the file is written")
+    wait_until(lambda: not list(tmp_path.glob("*.tmp")), "its other name is removed")
+    assert failures == []
+
+
 def test_an_interval_without_rows_makes_no_session_file(
     tmp_path: Path, sessions: Callable[..., SessionWriter]
 ) -> None:

@@ -29,7 +29,8 @@ class NewNames:
     Parameters
     ----------
     emit : callable
-        Gets the events of each batch that had any; must not wait long.
+        Gets the events of each batch that had any; must not wait long. Before they go anywhere,
+        :meth:`edm.new_qname.store.SeenStore.write_out` must be called.
     """
 
     def __init__(self, store: SeenStore, emit: Callable[[EventBlock], None]) -> None:
@@ -50,7 +51,10 @@ class NewNames:
                     self._commit(batch)
 
     def _commit(self, batch: Found) -> None:
-        is_new = self.store.commit(batch.candidates)
+        # No worker waits for the disk here: whoever fetches the events has the names written first.
+        is_new = self.store.commit(batch.candidates, write=False)
+        if batch.events is None:
+            self.store.write_soon()
         if batch.events is not None and is_new.any():
             events = batch.events.select(is_new != 0)
             self._emit(events)

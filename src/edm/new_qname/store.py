@@ -18,6 +18,8 @@ Shape of the store:
   up to 85 %, then each new name displaces another one; every ten seconds it is tried again.
 
 A name is with the operating system before it is reported as new, so a process may be killed at any moment.
+Who must not wait for the disk commits with ``write=False``; then whoever reports calls :meth:`SeenStore.write_out`
+first.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +55,8 @@ PREPARE_AT = 0.54
 LARGE_TABLE_SLOTS = (
     1 << 20
 )  # from here on making a table or giving it back takes so long that a thread does it
+WRITE_BYTES = 1 << 20
+"""So many bytes that nobody has asked to be written are written all the same."""
 LOG_RECORDS_PER_SLOT = 4  # beyond this (names displaced for days) a log grows no more
 RETRY_SECONDS = 10.0
 # Slots moved per batch: enough to be done when an eighth of the old table's capacity has come in.
@@ -102,6 +107,9 @@ class SeenStore:
         self._lock_fd = lock_fd
         self._lock = threading.Lock()
         self._chores = ThreadPoolExecutor(1, "seen-names")
+        self._writer = ThreadPoolExecutor(1, "seen-names-log")
+        self._writing: Future[None] | None = None
+        self._held = False
         self._logs = logs  # newest first: of the current and the previous generation
         self._cursor = 0  # slots of the migrating table moved so far
         self._remaining = 0  # and fingerprints in the others
@@ -215,8 +223,14 @@ class SeenStore:
         left = tables.look_up(hashes, rows, seen, left)
         return Candidates(rows[:left].copy(), hashes[:left].copy(), seen[:left], tables)
 
-    def commit(self, candidates: Candidates) -> U8Array:
+    def commit(self, candidates: Candidates, *, write: bool = True) -> U8Array:
         """Remember candidates, unless they have been seen meanwhile.
+
+        Parameters
+        ----------
+        write : bool
+            Hand the names to the operating system as well. Without this the call does not wait for the disk
+            (unless :attr:`sync` is on), and the names must not be reported before :meth:`write_out`.
 
         Returns
         -------
@@ -241,13 +255,17 @@ class SeenStore:
             if candidates.tables is not self._tables:  # rotated or migrated meanwhile
                 left = self._tables.look_up(hashes, positions, seen, left)
             self._insert_locked(hashes, positions, seen, left, is_new, writes)
+            for log, offset, fingerprints, carried in writes:
+                log.append(offset, fingerprints, carried)
         # If the process is killed before these are written, nobody has been told of the names either.
-        for log, offset, fingerprints, carried in writes:
-            log.write(offset, fingerprints, carried)
-        if self._retired:
-            self._clean_up()
         if self.sync:
             self.flush()
+        elif write:
+            self.write_out()
+        elif any(log.unwritten_bytes >= WRITE_BYTES for log in self._logs):
+            self.write_soon()
+        if self._retired:
+            self._clean_up()
         return is_new
 
     def _insert_locked(
@@ -350,9 +368,10 @@ class SeenStore:
         # Not at its final size at once: while there are few names, a small table stays in the cache.
         table = Table(self._first_capacity)
         log = NameLog.create(self.directory, self._logs[0].generation + 1, self._logs[0].key)
+        log.held = self._held
         if previous is not None:
             self.evicted += max(0, previous.count - current.carried)
-            self._retired.append((previous, self._logs[1]))
+            self._retired.append((previous, self._logs[1] if len(self._logs) > 1 else None))
         self._tables = Tables(table, None, current)
         self._logs = [log, self._logs[0]]
 
@@ -378,6 +397,45 @@ class SeenStore:
             else:
                 _discard(table, log)
 
+    def write_out(self) -> None:
+        """Hand all names committed so far to the operating system; a failure is logged. May wait for the disk."""
+        for log in self._logs:
+            log.write_out()
+
+    def write_soon(self) -> None:
+        """Have all names committed so far written by a thread. Never waits."""
+        if not self._held and (self._writing is None or self._writing.done()):
+            with suppress(RuntimeError):  # closed meanwhile, which writes everything
+                self._writing = self._writer.submit(self.write_out)
+
+    def hold(self, held: bool) -> None:
+        """Stop growing on disk, or go on: names that come meanwhile wait in memory, within a bound."""
+        with self._lock:
+            self._held = held
+            for log in self._logs:
+                log.held = held
+
+    @property
+    def removable_bytes(self) -> int:
+        """Size of the file of the previous generation."""
+        return sum(log.size for log in self._logs[1:])
+
+    def forget_previous(self) -> int:
+        """Remove the file of the previous generation; return its size.
+
+        Its names stay known as long as they are in memory, that is until the store is closed or the
+        generation after this one begins.
+        """
+        with self._lock:
+            if self._closed:
+                return 0
+            gone, self._logs = self._logs[1:], self._logs[:1]
+        size = 0
+        for log in gone:
+            size += log.size
+            log.discard()
+        return size
+
     def flush(self) -> None:
         """Make durable what came since the last time; a failure is logged.
 
@@ -395,6 +453,7 @@ class SeenStore:
             self._closed = True
         self._clean_up()
         self._chores.shutdown(wait=True)
+        self._writer.shutdown(wait=True)
         for log in self._logs:
             log.close()
         os.close(self._lock_fd)
@@ -420,7 +479,7 @@ class SeenStore:
 
     @property
     def unsaved(self) -> int:
-        """Names that are in memory only because the disk stayed full too long."""
+        """Names that are in memory only because the disk took them too late or not at all."""
         return sum(log.unsaved for log in self._logs)
 
     @property

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 FILE_MODE = 0o640
 """Mode of new files, which the umask may narrow: never for everybody, whatever the umask says."""
@@ -43,25 +41,6 @@ def publish(temporary: Path, final: Path) -> None:
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
     sync_folder(final.parent)
-
-
-def open_private(path: Path) -> IO[str]:
-    """Open a text file that holds what only its owner may see, to append to it.
-
-    It is made with mode 0600. Of one that is there already, everybody's rights are taken away; those of its group
-    are whatever the owner has decided.
-
-    Raises
-    ------
-    OSError
-        It cannot be opened.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    found = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(found) and found & 0o007:
-        with suppress(PermissionError):  # somebody else's file: not ours to decide
-            os.fchmod(descriptor, stat.S_IMODE(found) & ~0o007)
-    return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
 def sync_folder(folder: Path) -> None:
