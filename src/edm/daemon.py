@@ -142,7 +142,6 @@ class Daemon:
         self.budget.start()
         self.engine.start()
         self._install_signals()
-        threading.Thread(target=self._reload_loop, name="edm-reload", daemon=True).start()
         self.listener.start()
         self.log.info(
             "receiving dnstap",
@@ -156,6 +155,8 @@ class Daemon:
         gc.freeze()
         self._leave_outcome()
         self._manager.ready("receiving dnstap")
+        # Not before: a reload that was asked for during the start comes after it, for everybody who is told.
+        threading.Thread(target=self._reload_loop, name="edm-reload", daemon=True).start()
         self.ready.set()
 
     def _start_core(self) -> None:

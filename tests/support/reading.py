@@ -9,7 +9,7 @@ import pytest
 from edm import reading
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def nobody_is_writing() -> Iterator[None]:
     """Take every file for finished, however young it is and however it ends."""
     with pytest.MonkeyPatch.context() as patch:
