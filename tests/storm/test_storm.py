@@ -98,7 +98,7 @@ def check_that_it_was_a_storm(storms: Storms) -> None:
     storm = storms.outcome.storm
     # On a machine with other things to do, reloads merge; but they must not have come to a halt.
     assert len(storm.generations) > SECONDS / PACE / 3
-    assert len(np.unique(storms.outcome.generation)) > SECONDS
+    assert len(np.unique(storms.outcome.generation)) > 3
     assert storm.rotations > SECONDS / 3
     assert len({interval.variant for interval in storms.outcome.intervals} - {None}) > 1
 
