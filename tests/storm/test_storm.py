@@ -241,5 +241,5 @@ def test_a_row_with_addresses_under_two_keys_is_found() -> None:
 
     only = np.zeros(1, np.int64)
     assert pseudonyms.of_rows(row(1, 1), [template], only).tolist() == [1]
-    with pytest.raises(AssertionError, match="under two keys"):
+    with pytest.raises(AssertionError, match="not made under one key"):
         pseudonyms.of_rows(row(0, 1), [template], only)
