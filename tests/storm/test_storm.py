@@ -98,7 +98,7 @@ def check_that_it_was_a_storm(storms: Storms) -> None:
     storm = storms.outcome.storm
     # On a machine with other things to do, reloads merge; but they must not have come to a halt.
     assert len(storm.generations) > SECONDS / PACE / 3
-    assert len(np.unique(storms.outcome.generation)) > SECONDS
+    assert len(np.unique(storms.outcome.generation)) > 3
     assert storm.rotations > SECONDS / 3
     assert len({interval.variant for interval in storms.outcome.intervals} - {None}) > 1
 
@@ -241,5 +241,5 @@ def test_a_row_with_addresses_under_two_keys_is_found() -> None:
 
     only = np.zeros(1, np.int64)
     assert pseudonyms.of_rows(row(1, 1), [template], only).tolist() == [1]
-    with pytest.raises(AssertionError, match="under two keys"):
+    with pytest.raises(AssertionError, match="not made under one key"):
         pseudonyms.of_rows(row(0, 1), [template], only)

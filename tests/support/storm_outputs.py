@@ -52,40 +52,43 @@ class Pseudonyms:
         self.high = np.array(
             [[int.from_bytes(one[:-8], "big") for one in line] for line in results], np.uint64
         )
-        for line in self.low:
-            assert len(np.unique(line)) == len(line), "two keys give one address the same pseudonym"
-
-    def generations(self, addresses: Ints, low: npt.NDArray[np.uint64], high: npt.NDArray[np.uint64]) -> Ints:
-        """Return under which generation's key each address became each pseudonym; fail if under none."""
-        found = np.full(len(addresses), ABSENT, np.int64)
-        for address in np.unique(addresses):
-            rows = np.flatnonzero(addresses == address)
-            order = np.argsort(self.low[address])
-            place = np.searchsorted(self.low[address], low[rows], sorter=order)
-            candidate = order[np.minimum(place, len(order) - 1)]
-            right = (self.low[address, candidate] == low[rows]) & (
-                self.high[address, candidate] == high[rows]
-            )
-            found[rows[right]] = candidate[right]
-        assert (found != ABSENT).all(), "a pseudonym was made under no key that was ever configured"
-        return found
 
     def of_rows(self, table: pa.Table, templates: Sequence[Template], template: Ints) -> Ints:
-        """Return under which generation's key the addresses of each row were made; fail if not both under one."""
-        source = self._of_side(table, "source", [one.client for one in templates], template)
-        dest = self._of_side(table, "dest", [one.server for one in templates], template)
-        mixed = int(np.count_nonzero(source != dest))
-        assert not mixed, f"{mixed} rows with addresses under two keys"
-        return source
+        """Return under which generation's key both addresses of each row were made; fail if not under one.
 
-    def _of_side(self, table: pa.Table, side: str, addresses: list[bytes], template: Ints) -> Ints:
+        They are looked up as a pair: where an address agrees with the pad, Crypto-PAn uses one block for several
+        bits, so that among some hundred keys two may well give an IPv4 address the same pseudonym.
+        """
+        source = self._values(table, "source", [one.client for one in templates], template)
+        dest = self._values(table, "dest", [one.server for one in templates], template)
+        found = np.full(len(template), ABSENT, np.int64)
+        pairs = [(self.number[one.client], self.number[one.server]) for one in templates]
+        places = np.array([sorted(set(pairs)).index(pair) for pair in pairs])[template]
+        mixed = _mix(source[0], dest[0])
+        for place, (client, server) in enumerate(sorted(set(pairs))):
+            rows = np.flatnonzero(places == place)
+            known = _mix(self.low[client], self.low[server])
+            assert len(np.unique(known)) == len(known), "two keys give two addresses the same pseudonyms"
+            order = np.argsort(known)
+            candidate = order[np.minimum(np.searchsorted(known, mixed[rows], sorter=order), len(order) - 1)]
+            right = np.ones(len(rows), bool)
+            for address, (low, high) in ((client, source), (server, dest)):
+                right &= self.low[address, candidate] == low[rows]
+                right &= self.high[address, candidate] == high[rows]
+            found[rows[right]] = candidate[right]
+        wrong = int(np.count_nonzero(found == ABSENT))
+        assert not wrong, f"{wrong} rows whose addresses were not made under one key that was ever configured"
+        return found
+
+    def _values(
+        self, table: pa.Table, side: str, addresses: list[bytes], template: Ints
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Return the pseudonyms of one side as lower and upper halves; check that no other columns are filled."""
         is_ipv4 = np.array([len(address) == 4 for address in addresses])[template]
         ipv4, host, network = (table[f"{side}_{part}"] for part in ("ipv4", "ipv6_host", "ipv6_network"))
         for column, present in ((ipv4, is_ipv4), (host, ~is_ipv4), (network, ~is_ipv4)):
             assert np.array_equal(column.is_valid().to_numpy(), present), side
-        low = np.where(is_ipv4, _numbers(ipv4), _numbers(host))
-        number = np.array([self.number[address] for address in addresses])[template]
-        return self.generations(number, low, _numbers(network))
+        return np.where(is_ipv4, _numbers(ipv4), _numbers(host)), _numbers(network)
 
 
 @dataclasses.dataclass
@@ -240,6 +243,10 @@ def _codes(column: pa.ChunkedArray, values: list[Any]) -> Ints:
     found = pc.index_in(column, pa.array(values, column.type))
     assert not found.null_count
     return found.to_numpy().astype(np.int64)
+
+
+def _mix(first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    return first * np.uint64(0x9E3779B97F4A7C15) + second
 
 
 def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-NICE = 19
-"""How much lower the priority is (``nice``), the most there is: of a core that is wanted elsewhere such a thread gets
-a sixtieth, of one that is not, all."""
+NICE = 10
+"""How much lower the priority is (``nice``): of a core that is wanted elsewhere such a thread gets about a tenth, of
+one that is not, all. Lower still would cost the workers less, but on a busy machine a new key would take seconds."""
 
 
 def at_low_priority(work: Callable[[], T]) -> T:
