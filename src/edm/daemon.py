@@ -132,6 +132,8 @@ class Daemon:
         if not config.disable_mqtt:
             self.events_out = EventsOut(config, self.engine.event_queue, self.engine.data.root, self.metrics)
             self.events_out.start()
+            if recalled := self.engine.seen.recall(self.events_out.backlog.names):
+                self.log.info("took names over from the queue of new names", names=recalled)
         parts: dict[str, Callable[[Config], None]] = {"http_client_certificate": self.uploader.reload}
         if self.events_out is not None:
             parts["mqtt_client_certificate"] = self.events_out.reload
@@ -142,7 +144,7 @@ class Daemon:
         self.engine.event_queue.close()
         if self.events_out is not None:
             self.events_out.stop(1.0)
-        self.engine.seen.close()
+        self.engine.close()
 
     def _open_listener(self) -> None:
         config = self.config
@@ -263,6 +265,7 @@ class Daemon:
         grace = float(self.config.shutdown_upload_grace)
         if self.events_out is not None:
             self.events_out.stop(max(grace, 1.0))
+        self.engine.close()
         self.uploader.stop(grace)
         for server in self._servers:
             server.stop(5.0)

@@ -85,6 +85,7 @@ class Engine:
         first = self._load(config, events)
         self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
         self.event_queue = EventQueue(max(config.newqname_buffer, EVENT_FLOOR))
+        # Takes events and saves their names; tells how many it took and how many it discarded.
         self.event_sink: Callable[[EventBlock], tuple[int, int]] = self.event_queue.put
         self.intake = Intake(
             blocks=4 + 2 * workers,
@@ -196,6 +197,8 @@ class Engine:
 
     def _emit(self, events: EventBlock) -> None:
         queued, discarded = self.event_sink(events) if len(events) else (0, 0)
+        if not queued:
+            events.save_names()
         # The Go daemon counts an event as queued before it finds that its year cannot be written.
         self.metrics.count_new_qnames(queued + events.dropped, discarded)
         if events.dropped:
@@ -277,9 +280,10 @@ class Engine:
             self._next_well_known = table
 
     def stop(self, timeout: float = 60.0) -> dict[str, int]:
-        """Drain: work off every block handed in, write the last interval, close everything.
+        """Drain: work off every block handed in, write the last interval, end all threads.
 
-        The readers must have stopped before. Returns the balance of the last interval's ledger.
+        The readers must have stopped before, and :meth:`close` must follow. Returns the balance of the last
+        interval's ledger.
         """
         self.intake.close()
         for worker in self._workers:
@@ -290,7 +294,10 @@ class Engine:
         self.event_queue.close()
         self._stopped.set()
         self._chores.join(timeout)
-        self.seen.close()
         if self._debug_file is not None:
             self._debug_file.close()
         return self.cell.current.interval.ledger.balance()
+
+    def close(self) -> None:
+        """Close the store of seen names, once all events have been taken and their names saved."""
+        self.seen.close()

@@ -84,8 +84,10 @@ class _EventFile:
             if self._error is None:
                 try:
                     self._file.write(lines)
+                    self._file.flush()
                 except OSError as error:
                     self._error = error
+        block.save_names()
         return len(block), 0
 
     def close(self) -> None:
@@ -128,6 +130,7 @@ def minimise(
                 problems += _read(engine, reader, progress)
         finally:
             balance = engine.stop()
+            engine.close()
             events.close()
     finally:
         for reader in readers:

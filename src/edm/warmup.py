@@ -138,3 +138,4 @@ def _run_sample(folder: Path) -> None:
         engine.rotate()
     finally:
         engine.stop()
+        engine.close()
