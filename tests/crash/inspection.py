@@ -24,6 +24,7 @@ SENT = "parquet/histograms/sent"
 
 _OUTPUT_NAME = re.compile(r"dns_(session_block|histogram)-[\dTZ-]+_[\dTZ-]+(~\d+)?\.parquet")
 _EVENT = re.compile(rb'"qname":"n(\d+)\.example\."')
+_ALWAYS = b'"qname":"again.example."'
 _COUNTS = ("ok_count", "nx_count", "fail_count", "other_rcode_count")
 
 
@@ -121,6 +122,8 @@ class Queue:
             return
         with _copied(data / "mqtt") as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'totals'").fetchone():
+                return  # killed while it was made
             totals = dict(db.execute("SELECT name, value FROM totals").fetchall())
             assert db.execute("SELECT count(*) FROM damaged").fetchone() == (0,)
             for done, topic, crc, body in db.execute(
@@ -133,11 +136,11 @@ class Queue:
 
 
 def number_of(event: bytes) -> int:
-    """Return the number in the name of an event; -1 and -2 are the two names that always come again."""
+    """Return the number in the name of an event; -1 for the name that comes again and again."""
     match = _EVENT.search(event)
     if match is not None:
         return int(match[1])
-    assert b'"qname":"again.example."' in event, event
+    assert _ALWAYS in event, event
     return -1
 
 

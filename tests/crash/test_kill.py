@@ -29,6 +29,7 @@ REPORT = os.environ.get("EDM_CRASH_REPORT", "")
 def test_kills_under_load(tmp_path: Path, sockets: Path) -> None:
     """After each kill the files are whole, no row and no event comes twice, and the next start goes on at once."""
     with Campaign(tmp_path, sockets, SEED) as campaign:
+        campaign.warm_up()
         for number in range(KILLS):
             manner = MANNERS[number % len(MANNERS)]
             print(f"kill {number} (seed {SEED}): {manner}")
