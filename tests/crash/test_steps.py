@@ -15,7 +15,10 @@ from crash.handover import BATCH, SENT, hand_over
 from crash.inspection import Queue, number_of
 from edm.jit import JIT_DISABLED
 
-pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="the processes would take minutes without JIT")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(JIT_DISABLED, reason="the processes would take minutes without JIT"),
+]
 
 
 @pytest.fixture(scope="module")
