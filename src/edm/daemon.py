@@ -31,6 +31,8 @@ from edm.observe.http import (
 )
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
+from edm.output.budget import DiskBudget
+from edm.output.budget import Limits as DiskLimits
 from edm.rotation.clock import MinuteClock
 from edm.snapshot.reload import Reloader
 
@@ -110,6 +112,7 @@ class Daemon:
             raise
         self.metrics.ask("edm_open_connections", lambda: self.listener.connections)
         self._start_http()
+        self.budget.start()
         self.engine.start()
         self._install_signals()
         threading.Thread(target=self._reload_loop, name="edm-reload", daemon=True).start()
@@ -134,7 +137,20 @@ class Daemon:
             self.events_out.start()
             if recalled := self.engine.seen.recall(self.events_out.backlog.names):
                 self.log.info("took names over from the queue of new names", names=recalled)
-        parts: dict[str, Callable[[Config], None]] = {"http_client_certificate": self.uploader.reload}
+        engine = self.engine
+        self.budget = DiskBudget(
+            engine.data,
+            self.metrics,
+            _disk_limits(config),
+            engine.session_writer,
+            self.events_out.backlog if self.events_out is not None else None,
+            engine.seen,
+        )
+        engine.session_writer.admit = self.budget.admit
+        parts: dict[str, Callable[[Config], None]] = {
+            "disk_budget": lambda new: self.budget.reload(_disk_limits(new)),
+            "http_client_certificate": self.uploader.reload,
+        }
         if self.events_out is not None:
             parts["mqtt_client_certificate"] = self.events_out.reload
         self.reloader = Reloader(self.engine, self._read_config, parts)
@@ -262,6 +278,7 @@ class Daemon:
         self._reload_wanted.set()  # lets the reload thread end
         self.listener.close(timeout=5.0)
         self.engine.stop()
+        self.budget.stop(1.0)
         grace = float(self.config.shutdown_upload_grace)
         if self.events_out is not None:
             self.events_out.stop(max(grace, 1.0))
@@ -271,6 +288,10 @@ class Daemon:
             server.stop(5.0)
         self._limited.flush()
         self.log.info("stopped", seconds=round(time.monotonic() - began, 3))
+
+
+def _disk_limits(config: Config) -> DiskLimits:
+    return DiskLimits(config.disk_budget_bytes, config.disk_min_free_bytes)
 
 
 def run_daemon(config: Config, read_config: Callable[[], Config]) -> int:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 import pyarrow as pa
 import structlog
@@ -21,7 +20,6 @@ from edm import __version__
 from edm.config import Config
 from edm.dnstap.json_line import frame_to_json
 from edm.domains.table import DomainTable
-from edm.errors import OutputError
 from edm.input.blocks import Intake
 from edm.new_qname.events import EventBlock
 from edm.new_qname.ordering import NewNames
@@ -29,6 +27,7 @@ from edm.new_qname.queue import EventQueue
 from edm.new_qname.store import FOLDER_NAME, SeenStore
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
+from edm.output.debug_file import DebugFile
 from edm.output.histogram_writer import HistogramWriter, Retired
 from edm.output.paths import DataDirectory
 from edm.output.session_writer import SessionWriter
@@ -80,7 +79,7 @@ class Engine:
         self.log = structlog.get_logger()
         self._publishing = threading.Lock()
         self._next_well_known: DomainTable | None = None
-        self._debug_file: IO[str] | None = None
+        self._debug_file: DebugFile | None = None
         workers = config.workers
         first = self._load(config, events)
         self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
@@ -155,8 +154,7 @@ class Engine:
                 worker.pipeline.flush_log()
             self._limited.flush()
             if self._debug_file is not None:
-                with self._debug_lock:
-                    self._debug_file.flush()
+                self._debug_file.flush()
 
     def _ask(self) -> None:
         ask = self.metrics.ask
@@ -171,18 +169,15 @@ class Engine:
             lambda: self.intake.longest_blocked,
         )
         self.metrics.callback("edm_seen_names", "Names in the store of seen names", lambda: self.seen.names)
+        self.metrics.callback(
+            "edm_seen_names_unsaved",
+            "Seen names that the disk did not take in time",
+            lambda: self.seen.unsaved,
+        )
 
     def _open_debug_file(self) -> None:
-        filename = self.config.debug_dnstap_filename
-        if not filename:
-            return
-        try:
-            path = Path(filename)
-            path.touch(mode=0o600)
-            self._debug_file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"debug-dnstap-filename: {filename}: {error.strerror}") from error
-        self._debug_lock = threading.Lock()
+        if self.config.debug_dnstap_filename:
+            self._debug_file = DebugFile(Path(self.config.debug_dnstap_filename), self.metrics)
 
     def _begin(self, table: DomainTable, config: Config, start_us: int | None = None) -> Interval:
         return Interval.begin(
@@ -198,7 +193,7 @@ class Engine:
     def _emit(self, events: EventBlock) -> None:
         queued, discarded = self.event_sink(events) if len(events) else (0, 0)
         if not queued:
-            events.save_names()
+            events.save_names(at_once=False)
         # The Go daemon counts an event as queued before it finds that its year cannot be written.
         self.metrics.count_new_qnames(queued + events.dropped, discarded)
         if events.dropped:
@@ -213,13 +208,8 @@ class Engine:
     def debug_frame(self, frame: bytes) -> None:
         """Append a frame to the debug file; see :class:`edm.pipeline.Outputs`."""
         line = frame_to_json(frame)
-        if line is None or self._debug_file is None:
-            return
-        try:
-            with self._debug_lock:
-                self._debug_file.write(line + "\n")
-        except (OSError, ValueError) as error:
-            self.log.error("debug file cannot be written", reason=str(error))
+        if line is not None and self._debug_file is not None:
+            self._debug_file.write(line)
 
     # Lifecycle
 
@@ -259,10 +249,8 @@ class Engine:
             "edm.snapshot.generation": str(old.generation),
             **ledger.to_metadata(),
         }
-        for rows in interval.rows:
-            if len(rows):
-                self.session_rows(interval, rows.take())
-        self.session_writer.retire(interval.serial, interval.start_us, stop_us, metadata)
+        last = [rows.take() for rows in interval.rows if len(rows)]
+        self.session_writer.retire(interval.serial, interval.start_us, stop_us, metadata, last)
         self.histogram_writer.put(
             Retired(interval.start_us, stop_us, interval.accumulators, old.well_known, metadata)
         )

@@ -37,6 +37,59 @@ def accounted(backlog: Backlog) -> bool:
     return backlog.loaded + backlog.queued == gone + backlog.disk_events + backlog.memory_events
 
 
+def test_the_oldest_events_make_room_on_the_disk(tmp_path: Path) -> None:
+    backlog = Backlog(tmp_path / "queue.sqlite3", BIG)
+    for first in range(0, 10_000, 500):
+        put(backlog, first, first + 500)
+    taken = backlog.take(1)
+    before = _stored(tmp_path)
+    dropped, freed = backlog.shed(400_000)
+    assert freed >= 400_000
+    assert before - _stored(tmp_path) == pytest.approx(freed, abs=32 * 1024)
+    assert backlog.dropped["disk_budget"] == dropped
+    assert dropped < 5000  # not much more than was asked for
+    assert accounted(backlog)
+    assert events_of(taken) == payloads(0, 500)  # what is being sent stays
+    rest = [event for entry in iter(lambda: backlog.take(1), []) for event in events_of(entry)]
+    assert rest == payloads(500 + dropped, 10_000)
+    # What is asked beyond what is there takes all but what is being sent.
+    assert backlog.shed(1 << 40)[0] == 0
+    assert accounted(backlog)
+    backlog.rewind()
+    assert backlog.shed(1 << 40)[0] == 10_000 - dropped
+    assert backlog.disk_events == 0
+    assert accounted(backlog)
+    backlog.close()
+    assert backlog.shed(1) == (0, 0)
+    again = Backlog(tmp_path / "queue.sqlite3", BIG)
+    assert again.loaded == 0
+    assert again.totals["dropped"] == again.totals["queued"] == 10_000
+    again.close()
+
+
+def test_room_of_entries_that_are_gone_is_given_back_first(tmp_path: Path) -> None:
+    backlog = Backlog(tmp_path / "queue.sqlite3", BIG)
+    for first in range(0, 10_000, 500):
+        put(backlog, first, first + 500)
+    gone = [entry for _ in range(10) for entry in backlog.take(1)]
+    backlog.acknowledge([entry.id for entry in gone], None, sent=5000, failed=0)
+    dropped, freed = backlog.shed(400_000)
+    assert dropped == 0
+    assert freed >= 400_000
+    backlog.close()
+
+
+def test_a_queue_in_memory_has_nothing_to_give() -> None:
+    backlog = Backlog(None, BIG)
+    put(backlog, 0, 10)
+    assert backlog.shed(1000) == (0, 0)
+    assert backlog.memory_events == 10
+
+
+def _stored(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("queue.sqlite3*") if path.suffix != ".sqlite3-shm")
+
+
 @pytest.fixture(params=["disk", "memory"])
 def backlog(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     made = Backlog(tmp_path / "queue.sqlite3" if request.param == "disk" else None, BIG)
@@ -313,6 +366,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.number = 0
         self.flying: list[tuple[Entry, int]] = []
         self.done: list[bytes] = []
+        self.shed_events = 0
 
     @rule(count=st.integers(1, 8))
     def put(self, count: int) -> None:
@@ -358,6 +412,10 @@ class AnyOrder(RuleBasedStateMachine):
     def maintain(self) -> None:
         self.backlog.maintain()
 
+    @rule(size=st.integers(1, 4000))
+    def shed(self, size: int) -> None:
+        self.shed_events += self.backlog.shed(size)[0]
+
     @rule()
     def restart(self) -> None:
         self.disk.full = False
@@ -366,9 +424,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.flying = []
         self.backlog = Backlog(self.path, BIG)
         assert self.backlog.totals["queued"] >= before["queued"]
-        assert self.backlog.loaded == self.number - len(self.done)
+        assert self.backlog.loaded == self.number - len(self.done) - self.shed_events
         totals = self.backlog.totals
-        assert totals["queued"] == totals["sent"] + self.backlog.disk_events == self.number
+        assert totals["dropped"] == self.shed_events
+        assert (
+            totals["queued"] == totals["sent"] + totals["dropped"] + self.backlog.disk_events == self.number
+        )
 
     @invariant()
     def balance(self) -> None:
@@ -383,7 +444,9 @@ class AnyOrder(RuleBasedStateMachine):
         rest: list[bytes] = []
         while taken := self.backlog.take(1):
             rest += events_of(taken)
-        assert sorted(self.done + rest) == sorted(payloads(0, self.number))
+        left = self.done + rest
+        assert len(set(left)) == len(left) == self.number - self.shed_events
+        assert set(left) <= set(payloads(0, self.number))
         self.backlog.close()
 
 

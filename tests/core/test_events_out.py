@@ -85,7 +85,8 @@ class Names(Unsaved):
     metrics: Metrics = field(default_factory=Metrics)
     found: list[float] = field(default_factory=list)
 
-    def save(self) -> None:
+    def save(self, *, at_once: bool = True) -> None:
+        assert at_once
         self.found.append(self.metrics.value("edm_mqtt_disk_events") or 0)
 
 
@@ -93,7 +94,7 @@ def test_names_are_saved_after_their_events_and_stored_with_them(site: Site) -> 
     out, queue, metrics = site.start()
     log = NameLog.create(site.folder, 1, bytes(16))
     unsaved = [
-        Names(bytes(16), [(log, 64, number.to_bytes(8, "little"), 0)], int, metrics) for number in (1, 2)
+        Names(bytes(16), [(log, 64, number.to_bytes(8, "little"), 0)], bool, metrics) for number in (1, 2)
     ]
     for first, names in zip((0, 100), unsaved, strict=True):
         queue.put(replace(block_of(payloads(first, first + 100)), unsaved=names))

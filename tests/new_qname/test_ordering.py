@@ -95,7 +95,8 @@ def test_names_with_events_are_saved_by_whoever_takes_the_events(tmp_path: Path)
         assert log.stat().st_size == empty
         emitted[0].head(1).save_names()  # the name whose event did not fit into the queue as well
         assert log.stat().st_size == empty + 16
-        names.settle(2, [found_in(store, 2, ["c."], events=False)])
+        names.settle(2, [found_in(store, 2, ["c."], events=False)])  # written soon: a worker does not wait
+        store.flush()
         assert log.stat().st_size == empty + 24
 
 

@@ -161,6 +161,22 @@ class Settings:
     )
 
     data_dir: str = _output("/var/lib/dnstapir/edm", "Directory for everything that is stored.")
+    disk_budget_bytes: int = _output(
+        0,
+        "Bound for all that is stored below data-dir; beyond it the oldest session files are removed first. 0 is "
+        "no bound.",
+        unit="bytes",
+        minimum=0,
+        reload="reload",
+    )
+    disk_min_free_bytes: int = _output(
+        128 * _MIB,
+        "Free space to keep on the file systems of data-dir: below it the oldest session files are removed, below "
+        "half of it the rest gives way as well. 0 is none.",
+        unit="bytes",
+        minimum=0,
+        reload="reload",
+    )
     disable_session_files: bool = _output(
         False, "Do not write session files (names that are not well known).", reload="reload"
     )

@@ -86,7 +86,7 @@ class Backlog:
         self._closed = False
         self._owed = {"queued": 0, "sent": 0, "failed": 0, "dropped": 0, "damaged": 0}
         self.queued = self.imported = self.sent = self.failed = self.damaged = self.memory_events = 0
-        self.dropped = {"queue_full": 0, "memory_full": 0, "shutdown": 0}
+        self.dropped = {"queue_full": 0, "memory_full": 0, "disk_budget": 0, "shutdown": 0}
         self.on_put: Callable[[], None] = lambda: None
         self.on_dropped: Callable[[str, int], None] = lambda _reason, _events: None
         if path is not None:
@@ -164,6 +164,26 @@ class Backlog:
             with contextlib.suppress(*_TROUBLE):
                 self._attempt(QueueFile.give_back)
         self._limited.flush()
+
+    def shed(self, size: int) -> tuple[int, int]:
+        """Make the file smaller by ``size`` bytes if possible, dropping the oldest events where that is needed.
+
+        Returns
+        -------
+        tuple[int, int]
+            Events dropped, and by how many bytes the file became smaller.
+        """
+        with self._lock:
+            if self._path is None or self._closed:
+                return 0, 0
+            try:
+                self._note()  # what is done must not be dropped as well
+                dropped, freed = self._attempt(lambda file: file.shed(size, self._cursor))
+            except _TROUBLE as error:
+                self._trouble(error)
+                return 0, 0
+            self._count_dropped("disk_budget", dropped)
+            return dropped, freed
 
     def _flush(self) -> None:
         if self._path is None or self._closed or time.monotonic() < self._retry_at:

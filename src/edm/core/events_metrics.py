@@ -11,7 +11,7 @@ from edm.core.queue_file import TOTALS
 from edm.observe.metrics import Metrics
 
 FAILURES = ("sign", "too_large", "refused")
-DROPS = ("queue_full", "memory_full", "shutdown")
+DROPS = ("queue_full", "memory_full", "disk_budget", "shutdown")
 CONNECTS = ("ok", "refused", "error")
 _ROUND_TRIP_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 

@@ -15,8 +15,6 @@ from edm.output.paths import HISTOGRAM_PREFIX, SUFFIX, DataDirectory, make_folde
 
 KEEP_SENT = 86400.0
 """Age in seconds by modification time at which a file that was sent is removed."""
-REFUSED = "refused"
-"""Name of the folder beside the outbox for files that Core refuses."""
 
 _TIME = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ)"
 _NAME = re.compile(
@@ -66,7 +64,7 @@ class Outbox:
     def __init__(self, data: DataDirectory) -> None:
         self.folder = data.outbox
         self.sent = data.sent
-        self.refused = data.outbox.with_name(REFUSED)
+        self.refused = data.refused
         self._strange: set[str] = set()
 
     def scan(self) -> list[HistogramFile]:
@@ -157,4 +155,4 @@ def _sync(folder: Path) -> None:
             os.close(fd)
 
 
-__all__ = ["KEEP_SENT", "REFUSED", "HistogramFile", "Outbox", "interval_of"]
+__all__ = ["KEEP_SENT", "HistogramFile", "Outbox", "interval_of"]

@@ -348,6 +348,44 @@ class QueueFile:
                 # Not execute(): it would stop after the first page.
                 self._db.executescript(f"PRAGMA incremental_vacuum({_FREE_PAGES})")
 
+    def shed(self, size: int, protected: int) -> tuple[int, int]:
+        """Make the file smaller by ``size`` bytes if possible; the oldest entries go if need be.
+
+        Parameters
+        ----------
+        size : int
+        protected : int
+            Entries up to this one are being sent and are not dropped.
+
+        Returns
+        -------
+        tuple[int, int]
+            Events dropped, and bytes by which the file and its log became smaller.
+        """
+        before = self._stored_bytes()
+        with self._errors():
+            # What the log holds twice may be enough already, or the room of entries that are gone.
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            (page,) = self._db.execute("PRAGMA page_size").fetchone()
+            (unused,) = self._db.execute("PRAGMA freelist_count").fetchone()
+            excess = size - (before - self._stored_bytes()) - unused * page
+            with self._transaction():
+                dropped_bytes, dropped = self._drop(excess, protected)
+                totals = self._add({"dropped": dropped})
+            self.totals = totals
+            self.bytes -= dropped_bytes
+            self.events -= dropped
+            self._db.executescript(f"PRAGMA incremental_vacuum({max(0, size) // page + 1})")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return dropped, max(0, before - self._stored_bytes())
+
+    def _stored_bytes(self) -> int:
+        size = 0
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(OSError):
+                size += Path(f"{self.path}{suffix}").stat().st_size
+        return size
+
     def close(self) -> None:
         """Close the file; what it holds stays."""
         with contextlib.suppress(sqlite3.Error):

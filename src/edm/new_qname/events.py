@@ -54,10 +54,10 @@ class EventBlock:
         payloads = self.payloads[: int(self.offsets[count])]
         return replace(self, payloads=payloads, offsets=self.offsets[: count + 1].copy())
 
-    def save_names(self) -> None:
+    def save_names(self, *, at_once: bool = True) -> None:
         """Save the names of the batch: its events are where a kill cannot reach them, or given up."""
         if self.unsaved is not None:
-            self.unsaved.save()
+            self.unsaved.save(at_once=at_once)
 
     def select(self, wanted: npt.NDArray[np.bool_]) -> EventBlock:
         """Return a block of the events ``i`` with ``wanted[i]``; empty ones are dropped and counted."""

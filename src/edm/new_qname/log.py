@@ -77,6 +77,8 @@ class NameLog:
         As read from the file.
     unsaved : int
         Fingerprints given up because the disk stayed full.
+    held : bool
+        Write nothing; what comes waits in memory. May be changed at any time.
     """
 
     def __init__(
@@ -87,14 +89,17 @@ class NameLog:
         self.key = key
         self.carried = carried
         self.unsaved = 0
+        self.held = False
         self._fd = descriptor
         self._end = HEADER_BYTES + (size - HEADER_BYTES) // 8 * 8
-        self._write_lock = threading.Lock()  # for writing and closing
-        self._sync_lock = threading.Lock()  # for syncing and closing; taken before the other
+        self._waiting_lock = threading.Lock()  # for what waits; nobody waits for the disk with it
+        self._write_lock = threading.Lock()  # for writing and closing; taken before the one above
+        self._sync_lock = threading.Lock()  # for syncing and closing; taken before the others
         self._dirty = False
         self._fresh = False
         self._unwritten: deque[tuple[int, bytes]] = deque()
-        self._unwritten_bytes = 0
+        self._carried = carried
+        self.unwritten_bytes = 0
         self._retry_at = 0.0
 
     @classmethod
@@ -150,6 +155,11 @@ class NameLog:
         return cls(path, descriptor, generation, key, size, _CARRIED.unpack_from(head, _CARRIED_OFFSET)[0])
 
     @property
+    def size(self) -> int:
+        """Bytes that the file has when everything is written."""
+        return self._end
+
+    @property
     def records(self) -> int:
         """Places for fingerprints taken so far."""
         return (self._end - HEADER_BYTES) // 8
@@ -171,53 +181,71 @@ class NameLog:
         self._end += 8 * count
         return offset
 
-    def write(self, offset: int, fingerprints: bytes, carried: int) -> None:
-        """Write fingerprints to the room reserved for them, and how many in the file were carried over.
+    def append(self, offset: int, fingerprints: bytes, carried: int) -> None:
+        """Take fingerprints for the room reserved for them, and how many in the file were carried over.
 
-        On a full disk they are kept in memory and written later; the first failure is logged.
+        They are with the operating system after the next :meth:`write_out`. Never waits for the disk.
         """
-        with self._write_lock:
-            if self._fd < 0:
-                return
+        with self._waiting_lock:
             self._unwritten.append((offset, fingerprints))
-            self._unwritten_bytes += len(fingerprints)
-            if len(self._unwritten) == 1 or time.monotonic() >= self._retry_at:
-                self._write_waiting()
-            if carried > self.carried and not self._unwritten:
-                self.carried = carried
-                with suppress(OSError):
-                    os.pwrite(self._fd, _CARRIED.pack(carried), _CARRIED_OFFSET)
-            while self._unwritten_bytes > UNWRITTEN_MAX:
+            self.unwritten_bytes += len(fingerprints)
+            self._carried = max(self._carried, carried)
+            while self.unwritten_bytes > UNWRITTEN_MAX:
                 _, lost = self._unwritten.popleft()
-                self._unwritten_bytes -= len(lost)
+                self.unwritten_bytes -= len(lost)
                 self.unsaved += len(lost) // 8
 
-    def _write_waiting(self) -> None:
-        while self._unwritten:
-            offset, fingerprints = self._unwritten[0]
-            try:
-                _write_all(self._fd, fingerprints, offset)
-            except OSError as error:
-                if self._retry_at == 0:
-                    _log.warning(
-                        "cannot save seen names; they are kept in memory",
-                        path=str(self.path),
-                        reason=error.strerror,
-                    )
-                self._retry_at = time.monotonic() + RETRY_SECONDS
+    def write_out(self, *, again: bool = False) -> None:
+        """Hand what waits to the operating system.
+
+        On a full disk it is kept in memory and written later; the first failure is logged.
+
+        Parameters
+        ----------
+        again : bool
+            Try even if it has failed a moment ago.
+        """
+        with self._write_lock:
+            if self._fd < 0 or self.held or (not again and time.monotonic() < self._retry_at):
                 return
-            self._unwritten.popleft()
-            self._unwritten_bytes -= len(fingerprints)
-            self._dirty = True
-        self._retry_at = 0.0
+            while (first := self._oldest_waiting()) is not None:
+                offset, fingerprints = first
+                try:
+                    _write_all(self._fd, fingerprints, offset)
+                except OSError as error:
+                    if self._retry_at == 0:
+                        _log.warning(
+                            "cannot save seen names; they are kept in memory",
+                            path=str(self.path),
+                            reason=error.strerror,
+                        )
+                    self._retry_at = time.monotonic() + RETRY_SECONDS
+                    return
+                self._dirty = True
+                self._done_with(first)
+            self._retry_at = 0.0
+            if self._carried > self.carried:
+                self.carried = self._carried
+                with suppress(OSError):
+                    os.pwrite(self._fd, _CARRIED.pack(self.carried), _CARRIED_OFFSET)
+
+    def _oldest_waiting(self) -> tuple[int, bytes] | None:
+        with self._waiting_lock:
+            return self._unwritten[0] if self._unwritten else None
+
+    def _done_with(self, written: tuple[int, bytes]) -> None:
+        with self._waiting_lock:
+            # It may have been given up meanwhile, to no harm.
+            if self._unwritten and self._unwritten[0] is written:
+                self._unwritten.popleft()
+                self.unwritten_bytes -= len(written[1])
 
     def sync(self) -> None:
         """Make what was written durable, unless that is so already; a failure is logged."""
         with self._sync_lock:
             if self._fd < 0:
                 return
-            with self._write_lock:
-                self._write_waiting()
+            self.write_out(again=True)
             if not self._dirty:
                 return
             # Cleared first: who writes from here on syncs again, who wrote before is covered by this one.
@@ -231,8 +259,13 @@ class NameLog:
                 _log.warning("cannot sync seen names", path=str(self.path), reason=error.strerror)
 
     def close(self) -> None:
-        """Make everything durable and close the file."""
+        """Make everything durable and close the file; what could not be written is logged."""
         self.sync()
+        if waiting := self.unwritten_bytes // 8:
+            self.unsaved += waiting
+            _log.warning(
+                "seen names are lost: they could not be saved", path=str(self.path), count=self.unsaved
+            )
         self.abandon()
 
     def discard(self) -> None:

@@ -55,4 +55,4 @@ class NewNames:
         if batch.events is not None and is_new.any():
             self._emit(replace(batch.events.select(is_new != 0), unsaved=unsaved))
         else:
-            unsaved.save()
+            unsaved.save(at_once=False)  # no worker waits for the disk here

@@ -28,6 +28,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,8 @@ PREPARE_AT = 0.54
 LARGE_TABLE_SLOTS = (
     1 << 20
 )  # from here on making a table or giving it back takes so long that a thread does it
+WRITE_BYTES = 1 << 20
+"""So many bytes that nobody has asked to be written are written all the same."""
 LOG_RECORDS_PER_SLOT = 4  # beyond this (names displaced for days) a log grows no more
 RETRY_SECONDS = 10.0
 # Slots moved per batch: enough to be done when an eighth of the old table's capacity has come in.
@@ -102,6 +105,9 @@ class SeenStore:
         self._lock_fd = lock_fd
         self._lock = threading.Lock()
         self._chores = ThreadPoolExecutor(1, "seen-names")
+        self._writer = ThreadPoolExecutor(1, "seen-names-log")
+        self._writing: Future[None] | None = None
+        self._held = False
         self._logs = logs  # newest first: of the current and the previous generation
         self._cursor = 0  # slots of the migrating table moved so far
         self._remaining = 0  # and fingerprints in the others
@@ -222,7 +228,7 @@ class SeenStore:
         return is_new
 
     def remember(self, candidates: Candidates) -> tuple[U8Array, Unsaved]:
-        """Remember candidates in memory, unless they have been seen meanwhile.
+        """Remember candidates in memory, unless they have been seen meanwhile. Does not wait for the disk.
 
         Returns
         -------
@@ -266,9 +272,13 @@ class SeenStore:
         n = len(hashes)
         return int(self.commit(Candidates(np.arange(n), hashes, np.zeros(n, np.uint8), None)).sum())
 
-    def _saved(self) -> None:
+    def _saved(self, write: bool) -> None:
         if self.sync:
             self.flush()
+        elif write:
+            self.write_out()
+        elif any(log.unwritten_bytes >= WRITE_BYTES for log in self._logs):
+            self._write_soon()
 
     def _insert_locked(
         self, hashes: U64Array, rows: I64Array, seen: U8Array, n: int, is_new: U8Array, writes: list[Write]
@@ -372,9 +382,10 @@ class SeenStore:
         # Not at its final size at once: while there are few names, a small table stays in the cache.
         table = Table(self._first_capacity)
         log = NameLog.create(self.directory, self._logs[0].generation + 1, self._logs[0].key)
+        log.held = self._held
         if previous is not None:
             self.evicted += max(0, previous.count - current.carried)
-            self._retired.append((previous, self._logs[1]))
+            self._retired.append((previous, self._logs[1] if len(self._logs) > 1 else None))
         self._tables = Tables(table, None, current)
         self._logs = [log, self._logs[0]]
 
@@ -400,6 +411,44 @@ class SeenStore:
             else:
                 _discard(table, log)
 
+    def write_out(self) -> None:
+        """Hand all names committed so far to the operating system; a failure is logged. May wait for the disk."""
+        for log in self._logs:
+            log.write_out()
+
+    def _write_soon(self) -> None:
+        if not self._held and (self._writing is None or self._writing.done()):
+            with suppress(RuntimeError):  # closed meanwhile, which writes everything
+                self._writing = self._writer.submit(self.write_out)
+
+    def hold(self, held: bool) -> None:
+        """Stop growing on disk, or go on: names that come meanwhile wait in memory, within a bound."""
+        with self._lock:
+            self._held = held
+            for log in self._logs:
+                log.held = held
+
+    @property
+    def removable_bytes(self) -> int:
+        """Size of the file of the previous generation."""
+        return sum(log.size for log in self._logs[1:])
+
+    def forget_previous(self) -> int:
+        """Remove the file of the previous generation; return its size.
+
+        Its names stay known as long as they are in memory, that is until the store is closed or the
+        generation after this one begins.
+        """
+        with self._lock:
+            if self._closed:
+                return 0
+            gone, self._logs = self._logs[1:], self._logs[:1]
+        size = 0
+        for log in gone:
+            size += log.size
+            log.discard()
+        return size
+
     def flush(self) -> None:
         """Make durable what came since the last time; a failure is logged.
 
@@ -417,6 +466,7 @@ class SeenStore:
             self._closed = True
         self._clean_up()
         self._chores.shutdown(wait=True)
+        self._writer.shutdown(wait=True)
         for log in self._logs:
             log.close()
         os.close(self._lock_fd)
@@ -442,7 +492,7 @@ class SeenStore:
 
     @property
     def unsaved(self) -> int:
-        """Names that are in memory only because the disk stayed full too long."""
+        """Names that are in memory only because the disk took them too late or not at all."""
         return sum(log.unsaved for log in self._logs)
 
     @property

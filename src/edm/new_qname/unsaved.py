@@ -24,20 +24,27 @@ class Unsaved:
         That of the fingerprints.
     writes : list of Write
     then : callable
-        Called when the names have been written.
+        Called when the logs have got the names; with True if they are to be written at once.
     """
 
     key: bytes
     writes: list[Write]
-    then: Callable[[], None]
+    then: Callable[[bool], None]
 
-    def save(self) -> None:
-        """Write the names to the store's file; again does nothing."""
+    def save(self, *, at_once: bool = True) -> None:
+        """Save the names; again does nothing.
+
+        Parameters
+        ----------
+        at_once : bool
+            Hand them to the operating system. Without this they are written soon, and the caller does not wait
+            for the disk (unless every batch is to be synced).
+        """
         writes, self.writes = self.writes, []
         for log, offset, fingerprints, carried in writes:
-            log.write(offset, fingerprints, carried)
+            log.append(offset, fingerprints, carried)
         if writes:
-            self.then()
+            self.then(at_once)
 
 
 def to_record(unsaved: Sequence[Unsaved]) -> bytes:

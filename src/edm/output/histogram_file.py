@@ -70,7 +70,7 @@ def write_histogram(
     except FileExistsError:
         raise
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno else str(error)  # Arrow's own text is longer
         raise OutputError(f"cannot write histogram file {final}: {reason}") from error
     except pa.ArrowException as error:
         raise OutputError(f"cannot write histogram file {final}: {error}") from error

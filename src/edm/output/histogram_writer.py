@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from edm.histogram.accumulators import Accumulators
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.histogram_file import write_histogram
-from edm.output.paths import HISTOGRAM_PREFIX, make_folder, publish
+from edm.output.paths import HISTOGRAM_PREFIX, TMP_SUFFIX, make_folder, publish, tidy
 
 RETRY = 5.0
+STUCK = 10.0
+"""Seconds without an answer from the disk after which what waits behind is bounded without the writer."""
 
 
 @dataclass
@@ -31,6 +34,11 @@ class Retired:
     table: DomainTable
     metadata: dict[str, str]
     merged: Accumulators | None = None
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of memory in use."""
+        return sum(part.state_bytes for part in ([self.merged] if self.merged is not None else self.parts))
 
     def merge(self) -> Accumulators:
         """Merge the workers' parts, once."""
@@ -63,7 +71,9 @@ class HistogramWriter:
         self._wake = threading.Condition()
         self._closing = False
         self._busy = False
+        self._busy_since = 0.0
         self._failing = False
+        self._untidy = False
         self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
         self._lost = metrics.counter(
             "edm_histogram_rows_lost_total", "Histogram rows lost because they could not be written in time"
@@ -84,7 +94,10 @@ class HistogramWriter:
         """Hand over a retired interval; never waits."""
         with self._wake:
             self._pending.append(retired)
+            stuck = self._busy and time.monotonic() - self._busy_since > STUCK
             self._wake.notify_all()
+        if stuck:
+            self._bound(first=1)  # the first is in the writer's hands
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything handed over is written, or writing has failed; tell whether it is written."""
@@ -98,6 +111,8 @@ class HistogramWriter:
             self._closing = True
             self._wake.notify_all()
         self._thread.join(timeout)
+        if self._untidy and not self._thread.is_alive():
+            tidy(self._folder)
 
     def _run(self) -> None:
         while True:
@@ -112,6 +127,7 @@ class HistogramWriter:
                     continue
                 retired = self._pending[0]
                 self._busy = True
+                self._busy_since = time.monotonic()
             written = self._write(retired)
             with self._wake:
                 self._busy = False
@@ -141,9 +157,12 @@ class HistogramWriter:
                 retired.stop_us,
             )
         except OutputError as error:
+            self._untidy = True
             self._metrics.file_written("histogram", False)
             self._limited.error("histogram cannot be written, it is kept and tried again", reason=str(error))
             return False
+        if self._untidy or path.with_name(path.name + TMP_SUFFIX).exists():
+            self._untidy = not tidy(self._folder)
         self.rows_written += merged.rows
         self._metrics.add(histogram_rows=merged.rows)
         self._metrics.file_written("histogram", True)
@@ -151,15 +170,17 @@ class HistogramWriter:
             self.on_written(path)
         return True
 
-    def _bound(self) -> None:
+    def _bound(self, first: int = 0) -> None:
+        """Drop the oldest intervals from number ``first`` on as far as too much is held; never the newest."""
+        dropped = []
         with self._wake:
-            waiting = list(self._pending)
-        held = sum(retired.merge().state_bytes for retired in waiting)
-        while held > self._limit and len(waiting) > 1:
-            oldest = waiting.pop(0)
-            with self._wake:
-                self._pending.popleft()
-            rows = oldest.merge().rows
-            held -= oldest.merge().state_bytes
+            held = sum(retired.state_bytes for retired in self._pending)
+            while held > self._limit and len(self._pending) > first + 1:
+                oldest = self._pending[first]
+                del self._pending[first]
+                held -= oldest.state_bytes
+                dropped.append(oldest)
+        for interval in dropped:
+            rows = interval.merge().rows
             self._lost.inc(rows)
             self._limited.error("histogram lost: too much is waiting to be written", count=rows)

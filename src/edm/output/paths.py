@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,6 +38,9 @@ class DataDirectory:
         self.sessions = root / "parquet" / "sessions"
         self.outbox = root / "parquet" / "histograms" / "outbox"
         self.sent = root / "parquet" / "histograms" / "sent"
+        self.refused = root / "parquet" / "histograms" / "refused"
+        self.queue = root / "mqtt"
+        self.seen_names = root / "seen-names"
         for folder in (root, self.sessions, self.outbox):
             make_folder(folder)
         probe = root / f".write-test{TMP_SUFFIX}"
@@ -48,12 +52,36 @@ class DataDirectory:
 
     def clean(self) -> None:
         """Remove what a killed process left half-written; whole files are never touched."""
+        log = structlog.get_logger()
         for folder in (self.sessions, self.outbox):
-            for path in folder.glob(f"*{SUFFIX}{TMP_SUFFIX}"):
+            for path in unfinished(folder):
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    log.warning(
+                        "unfinished file cannot be removed", filename=str(path), reason=error.strerror
+                    )
+                else:
+                    log.warning("removed an unfinished file of an earlier run", filename=str(path))
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return the files in ``folder`` that are being written, or that somebody left half-written."""
+    return list(folder.glob(f"*{SUFFIX}{TMP_SUFFIX}"))
+
+
+def tidy(folder: Path, in_use: Collection[Path] = ()) -> bool:
+    """Remove unfinished files that are not in use; tell whether none is left.
+
+    To be called by the only writer in the folder, after it could not remove a file of its own: it would take
+    room until the next start.
+    """
+    with suppress(OSError):
+        for path in unfinished(folder):
+            if path not in in_use:
                 path.unlink(missing_ok=True)
-                structlog.get_logger().warning(
-                    "removed an unfinished file of an earlier run", filename=str(path)
-                )
+        return True
+    return False
 
 
 def make_folder(folder: Path) -> None:

@@ -98,6 +98,7 @@ class SessionFile:
     Attributes
     ----------
     rows : rows taken so far
+    broken : what was written may not be on disk and never get there, so the file can only be aborted
 
     Raises
     ------
@@ -108,6 +109,7 @@ class SessionFile:
     def __init__(self, temporary: Path, row_group_rows: int = ROW_GROUP_ROWS) -> None:
         self.temporary = temporary
         self.rows: int = 0
+        self.broken = False
         self._row_group_rows = row_group_rows
         self._batches: list[pa.RecordBatch] = []
         self._spool = _Spool()
@@ -178,8 +180,8 @@ class SessionFile:
     def close(self, final: Path, metadata: Mapping[str, str]) -> None:
         """Write the rest and the footer, bring all to disk, and give the file its final name.
 
-        After an error it may be called again, with another name too; it goes on where it stopped. The
-        metadata of the first call is the one written.
+        After an error it may be called again, with another name too, unless the file is :attr:`broken`; it goes
+        on where it stopped. The metadata of the first call is the one written.
 
         Parameters
         ----------
@@ -204,14 +206,24 @@ class SessionFile:
             self._spool.name_root()
             self._complete = True
         self._drain()
+        self._sync()
         try:
-            os.fsync(self._fd)
             publish(self.temporary, final)
         except FileExistsError:
             raise
         except OSError as error:
             raise self._failure(error) from error
         os.close(self._fd)
+
+    def _sync(self) -> None:
+        if self.broken:
+            raise OutputError(f"cannot write session file {self.temporary}: part of it was lost")
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            # Pages that could not be written are thrown away, and the next fsync would not tell.
+            self.broken = True
+            raise self._failure(error) from error
 
     def abort(self) -> None:
         """Give the file up: its temporary form is removed, its rows are lost."""

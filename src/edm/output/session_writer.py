@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import structlog
 from edm.errors import OutputError
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
-from edm.output.paths import SESSION_PREFIX, SUFFIX, TMP_SUFFIX, file_time, make_folder, publish
+from edm.output.paths import SESSION_PREFIX, SUFFIX, TMP_SUFFIX, file_time, make_folder, publish, tidy
 from edm.output.session_file import SessionFile
 
 QUEUE_BATCHES = 4
@@ -38,12 +38,20 @@ class _Open:
     stop_us: int = 0
     metadata: dict[str, str] | None = None
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes in memory that are not written yet."""
+        file = self.file  # of another thread: it may be gone any moment
+        held = sum(int(batch.nbytes) for batch in list(self.held))
+        return held + (file.waiting_bytes if file is not None else 0)
+
 
 class SessionWriter:
     """Takes record batches of session rows and writes one file per interval, in row groups as they come.
 
     What cannot be written is held in memory, up to ``limit`` bytes, and tried again; beyond that the oldest
-    rows held are shed and counted.
+    rows held are shed and counted. So are rows that come while the writer does not get on: who has waited
+    for it ``PATIENCE`` seconds in vain is the last to wait until it has caught up.
 
     Parameters
     ----------
@@ -53,6 +61,11 @@ class SessionWriter:
         Bytes of rows held while writing fails.
     on_written : callable
         Called with the path of each finished file.
+
+    Attributes
+    ----------
+    admit : callable
+        Asked with a number of bytes whether they may be stored; if not, the rows are shed.
     """
 
     def __init__(
@@ -62,12 +75,15 @@ class SessionWriter:
         self._metrics = metrics
         self._limit = limit
         self.on_written = on_written
+        self.admit: Callable[[int], bool] = lambda _: True
         self._tasks: deque[Callable[[], None] | None] = deque()
         self._batches_waiting = 0
+        self._stuck = False
         self._turned_away: Counter[int] = Counter()  # rows by interval that found no room for too long
         self._changed = threading.Condition()
         self._intervals: dict[int, _Open] = {}
         self._retry_at = 0.0
+        self._untidy = False
         self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
         self._thread = threading.Thread(target=self._run, name="edm-session-writer", daemon=True)
         self.rows_written = 0
@@ -79,19 +95,47 @@ class SessionWriter:
     def put(self, serial: int, start_us: int, batch: pa.RecordBatch) -> None:
         """Hand over rows of interval ``serial``; waits while the writer is behind, sheds when it is stuck."""
         with self._changed:
-            room = self._changed.wait_for(lambda: self._batches_waiting < QUEUE_BATCHES, PATIENCE)
+            patience = 0.0 if self._stuck else PATIENCE
+            room = self._changed.wait_for(lambda: self._batches_waiting < QUEUE_BATCHES, patience)
+            self._stuck = not room
             if room:
-                self._batches_waiting += 1
-                self._enqueue(partial(self._rows, serial, start_us, batch))
+                self._take(serial, start_us, batch)
             else:
                 self._turned_away[serial] += batch.num_rows
         if not room:
             self._shed(batch.num_rows, "the writer does not get on")
 
-    def retire(self, serial: int, start_us: int, stop_us: int, metadata: dict[str, str]) -> None:
-        """Finish the file of interval ``serial`` after all rows handed over before. Never waits."""
+    def retire(
+        self,
+        serial: int,
+        start_us: int,
+        stop_us: int,
+        metadata: dict[str, str],
+        last: Sequence[pa.RecordBatch] = (),
+    ) -> None:
+        """Finish the file of interval ``serial`` with the ``last`` rows after all handed over before.
+
+        Never waits; the last rows find room unless the writer is stuck.
+        """
+        shed = 0
         with self._changed:
+            for batch in last:
+                if self._stuck:
+                    self._turned_away[serial] += batch.num_rows
+                    shed += batch.num_rows
+                else:
+                    self._take(serial, start_us, batch)
             self._enqueue(partial(self._retired, serial, start_us, stop_us, metadata))
+        self._shed(shed, "the writer does not get on")
+
+    def abandon(self) -> None:
+        """Remove the unfinished files soon: their rows, and those held, are shed. Never waits."""
+        with self._changed:
+            self._enqueue(self._abandon)
+
+    def _take(self, serial: int, start_us: int, batch: pa.RecordBatch) -> None:
+        self._batches_waiting += 1
+        self._enqueue(partial(self._rows, serial, start_us, batch))
 
     def _enqueue(self, task: Callable[[], None] | None) -> None:
         self._tasks.append(task)
@@ -108,6 +152,11 @@ class SessionWriter:
         """Intervals retired but not yet written."""
         return sum(1 for interval in list(self._intervals.values()) if interval.metadata is not None)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes in memory that are to be written, as far as the writer has taken them."""
+        return sum(interval.waiting_bytes for interval in list(self._intervals.values()))
+
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -121,11 +170,8 @@ class SessionWriter:
         self._retry_at = 0.0
         self._flush_all()
         for interval in self._intervals.values():
-            lost = sum(batch.num_rows for batch in interval.held)
-            if interval.file is not None:
-                lost += interval.file.rows
-                interval.file.abort()
-            self._shed(lost, "stopping while writing fails")
+            self._give_up(interval, "stopping while writing fails")
+        self._tidy()
 
     def _open(self, serial: int, start_us: int) -> _Open:
         if serial not in self._intervals:
@@ -136,19 +182,46 @@ class SessionWriter:
     def _rows(self, serial: int, start_us: int, batch: pa.RecordBatch) -> None:
         with self._changed:
             self._batches_waiting -= 1
+            self._stuck = self._stuck and self._batches_waiting > 0
             self._changed.notify_all()
         interval = self._open(serial, start_us)
+        if not self.admit(batch.nbytes):
+            interval.lost += batch.num_rows
+            self._shed(batch.num_rows, "no room on the disk within its budget")
+            return
         interval.held.append(batch)
         self._flush_all()
         self._bound()
 
     def _retired(self, serial: int, start_us: int, stop_us: int, metadata: dict[str, str]) -> None:
-        if serial not in self._intervals:  # nothing collected: no file
+        if serial not in self._intervals:  # nothing collected, or all of it turned away: no file
+            with self._changed:
+                self._turned_away.pop(serial, None)
             return
         interval = self._open(serial, start_us)
         interval.stop_us = stop_us
         interval.metadata = metadata
         self._flush_all()
+
+    def _abandon(self) -> None:
+        for serial, interval in list(self._intervals.items()):
+            self._give_up(interval, "to make room on the disk")
+            if interval.metadata is not None:
+                del self._intervals[serial]
+        self._untidy = True  # whatever still lies there takes room as well
+        self._tidy()
+
+    def _give_up(self, interval: _Open, reason: str) -> None:
+        """Shed all rows of an interval that are not in a finished file."""
+        rows = sum(batch.num_rows for batch in interval.held)
+        interval.held = []
+        if interval.file is not None:
+            rows += interval.file.rows
+            interval.file.abort()
+            interval.file = None
+            self._untidy = self._untidy or interval.tmp.exists()
+        interval.lost += rows
+        self._shed(rows, reason)
 
     def _flush_all(self) -> None:
         if time.monotonic() < self._retry_at:
@@ -160,9 +233,17 @@ class SessionWriter:
                 self._flush(interval)
             except OutputError as error:
                 self._failed(error)
+                if interval.file is not None and interval.file.broken:
+                    self._give_up(interval, "the system lost them on their way to the disk")
                 return
             if interval.metadata is not None:
                 del self._intervals[serial]
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if self._untidy:
+            in_use = [interval.tmp for interval in self._intervals.values() if interval.file is not None]
+            self._untidy = not tidy(self._folder, in_use)
 
     def _flush(self, interval: _Open) -> None:
         if interval.file is None and interval.held:
@@ -183,6 +264,7 @@ class SessionWriter:
             interval.stop_us,
         )
         interval.file = None
+        self._untidy = self._untidy or interval.tmp.exists()
         self.rows_written += file.rows
         self._metrics.add(session_rows_written=file.rows)
         self._metrics.file_written("session", True)
@@ -196,8 +278,7 @@ class SessionWriter:
 
     def _bound(self) -> None:
         intervals = list(self._intervals.values())
-        held = sum(batch.nbytes for interval in intervals for batch in interval.held)
-        held += sum(interval.file.waiting_bytes for interval in intervals if interval.file is not None)
+        held = self.waiting_bytes
         for interval in intervals:
             while held > self._limit and interval.held:
                 batch = interval.held.pop(0)

@@ -1,0 +1,91 @@
+"""The debug file: a line for each frame, as long as the disk takes them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import structlog
+
+from edm.errors import OutputError
+from edm.observe.logs import RateLimited
+from edm.observe.metrics import Metrics
+
+BUFFER_BYTES = 64 * 1024
+
+
+class DebugFile:
+    """A text file that is appended to in whole lines. Any thread may use it.
+
+    What a full disk does not take is lost and counted; but a line that has been begun is ended before anything
+    else is written. Who writes waits for the disk.
+
+    Parameters
+    ----------
+    path : Path
+        Made with mode 0600 if it is not there.
+
+    Raises
+    ------
+    OutputError
+        It cannot be opened.
+    """
+
+    def __init__(self, path: Path, metrics: Metrics) -> None:
+        self._lost = metrics.counter(
+            "edm_debug_lines_lost_total", "Lines of the debug file lost because the disk did not take them"
+        )
+        self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
+        self._lock = threading.Lock()
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._rest = b""
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise OutputError(f"debug-dnstap-filename: {path}: {error.strerror}") from error
+
+    def write(self, line: str) -> None:
+        """Append a line, given without its end."""
+        with self._lock:
+            self._lines.append(line.encode() + b"\n")
+            self._bytes += len(self._lines[-1])
+            if self._bytes >= BUFFER_BYTES:
+                self._write_out()
+
+    def flush(self) -> None:
+        """Hand all lines to the operating system."""
+        with self._lock:
+            self._write_out()
+        self._limited.flush()
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        self.flush()
+        with self._lock:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _write_out(self) -> None:
+        if self._fd < 0 or not (self._lines or self._rest):
+            return
+        lines, self._lines, self._bytes = self._lines, [], 0
+        data = self._rest + b"".join(lines)
+        done = 0
+        try:
+            while done < len(data):
+                done += os.write(self._fd, data[done:])
+        except OSError as error:
+            # Of a line of which the file has a part the rest is kept; the lines behind it are lost.
+            begun = done > 0 and data[done - 1 : done] != b"\n" if done else bool(self._rest)
+            end = data.index(b"\n", done) + 1 if begun else done
+            self._rest = data[done:end]
+            lost = data.count(b"\n", end)
+            self._lost.inc(lost)
+            self._limited.error("debug file cannot be written", reason=error.strerror, count=lost)
+        else:
+            self._rest = b""
+
+
+__all__ = ["DebugFile"]
