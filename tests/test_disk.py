@@ -240,7 +240,9 @@ def test_a_stop_on_a_full_disk_counts_what_is_lost(
     with capture_logs() as logs:
         one.check()
     assert one.counted("edm_session_rows_shed_total") > 0
-    assert "stopping while writing fails" in {line.get("reason") for line in logs}
+    assert one.counted("edm_histogram_rows_lost_total") > 0
+    told = {line["event"] for line in logs if line.get("reason") == "stopping while writing fails"}
+    assert told == {"session rows shed", "histogram lost"}
     # A start finds a disk that is full, and works; then one with room.
     again = rig(disk.data)
     again.feed(frames[:PART])
@@ -501,8 +503,10 @@ def test_the_daemon_keeps_its_budget(tmp_path: Path, frames: list[bytes]) -> Non
             # Somebody else takes nearly all: sessions go. More than all that could still go would bring back is
             # taken then, so histograms stay and go on being written.
             disk.fill(MIB)
+            daemon.reload()  # which looks at the disk at once
             daemon._wait(lambda: daemon.files(SESSIONS) == [], "session files make room")
             disk.fill(MIB // 4)
+            daemon.reload()
             daemon.wait_for_metric("edm_disk_budget_state", 3)
             before = len(daemon.files(HISTOGRAMS))
             send(daemon, frames)
@@ -518,6 +522,7 @@ def test_the_daemon_keeps_its_budget(tmp_path: Path, frames: list[bytes]) -> Non
             daemon.start()
             send(daemon, frames)
             disk.clear()
+            daemon.reload()
             daemon._wait(lambda: daemon.metric("edm_disk_budget_state") < 2, "there is room again")
             send(daemon, frames)
             daemon.rotate(settle=False)

@@ -55,8 +55,6 @@ PREPARE_AT = 0.54
 LARGE_TABLE_SLOTS = (
     1 << 20
 )  # from here on making a table or giving it back takes so long that a thread does it
-WRITE_BYTES = 1 << 20
-"""So many bytes that nobody has asked to be written are written all the same."""
 LOG_RECORDS_PER_SLOT = 4  # beyond this (names displaced for days) a log grows no more
 RETRY_SECONDS = 10.0
 # Slots moved per batch: enough to be done when an eighth of the old table's capacity has come in.
@@ -277,8 +275,8 @@ class SeenStore:
             self.flush()
         elif write:
             self.write_out()
-        elif any(log.unwritten_bytes >= WRITE_BYTES for log in self._logs):
-            self._write_soon()
+        else:
+            self.write_soon()
 
     def _insert_locked(
         self, hashes: U64Array, rows: I64Array, seen: U8Array, n: int, is_new: U8Array, writes: list[Write]
@@ -416,7 +414,8 @@ class SeenStore:
         for log in self._logs:
             log.write_out()
 
-    def _write_soon(self) -> None:
+    def write_soon(self) -> None:
+        """Have all names committed so far written by a thread. Never waits."""
         if not self._held and (self._writing is None or self._writing.done()):
             with suppress(RuntimeError):  # closed meanwhile, which writes everything
                 self._writing = self._writer.submit(self.write_out)

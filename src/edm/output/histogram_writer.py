@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,8 +135,10 @@ class HistogramWriter:
                 if written:
                     self._pending.popleft()
                 self._wake.notify_all()
-                if not written and self._closing:
-                    return
+                last = self._closing
+            if not written and last:
+                self._count_lost(self._pending, "stopping while writing fails")
+                return
             if not written:
                 self._bound()
 
@@ -180,7 +182,10 @@ class HistogramWriter:
                 del self._pending[first]
                 held -= oldest.state_bytes
                 dropped.append(oldest)
-        for interval in dropped:
+        self._count_lost(dropped, "too much is waiting to be written")
+
+    def _count_lost(self, intervals: Iterable[Retired], reason: str) -> None:
+        for interval in intervals:
             rows = interval.merge().rows
             self._lost.inc(rows)
-            self._limited.error("histogram lost: too much is waiting to be written", count=rows)
+            self._limited.error("histogram lost", count=rows, reason=reason)
