@@ -160,7 +160,7 @@ class Daemon:
         self.engine.event_queue.close()
         if self.events_out is not None:
             self.events_out.stop(1.0)
-        self.engine.close()
+        self.engine.seen.close()
 
     def _open_listener(self) -> None:
         config = self.config
@@ -277,12 +277,14 @@ class Daemon:
         self.log.info("stopping")
         self._reload_wanted.set()  # lets the reload thread end
         self.listener.close(timeout=5.0)
-        self.engine.stop()
-        self.budget.stop(1.0)
         grace = float(self.config.shutdown_upload_grace)
-        if self.events_out is not None:
-            self.events_out.stop(max(grace, 1.0))
-        self.engine.close()
+
+        def take_events() -> None:
+            self.budget.stop(1.0)
+            if self.events_out is not None:
+                self.events_out.stop(max(grace, 1.0))
+
+        self.engine.stop(take_events=take_events)
         self.uploader.stop(grace)
         for server in self._servers:
             server.stop(5.0)

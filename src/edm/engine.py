@@ -267,11 +267,11 @@ class Engine:
         with self._publishing:
             self._next_well_known = table
 
-    def stop(self, timeout: float = 60.0) -> dict[str, int]:
-        """Drain: work off every block handed in, write the last interval, end all threads.
+    def stop(self, timeout: float = 60.0, take_events: Callable[[], None] = lambda: None) -> dict[str, int]:
+        """Drain: work off every block handed in, write the last interval, close everything.
 
-        The readers must have stopped before, and :meth:`close` must follow. Returns the balance of the last
-        interval's ledger.
+        The readers must have stopped before. ``take_events`` is called when no more events come: it returns when
+        all have been taken and their names saved. Returns the balance of the last interval's ledger.
         """
         self.intake.close()
         for worker in self._workers:
@@ -284,8 +284,6 @@ class Engine:
         self._chores.join(timeout)
         if self._debug_file is not None:
             self._debug_file.close()
-        return self.cell.current.interval.ledger.balance()
-
-    def close(self) -> None:
-        """Close the store of seen names, once all events have been taken and their names saved."""
+        take_events()
         self.seen.close()
+        return self.cell.current.interval.ledger.balance()

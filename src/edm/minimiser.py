@@ -130,7 +130,6 @@ def minimise(
                 problems += _read(engine, reader, progress)
         finally:
             balance = engine.stop()
-            engine.close()
             events.close()
     finally:
         for reader in readers:

@@ -138,4 +138,3 @@ def _run_sample(folder: Path) -> None:
         engine.rotate()
     finally:
         engine.stop()
-        engine.close()

@@ -45,8 +45,9 @@ REPORT = os.environ.get("EDM_SOAK_REPORT", "")
 EVERY = min(60.0, SECONDS / 8)
 """Seconds between two rotations on request, and between two reloads. The minute comes on top."""
 
-GROWTH = 8.0 if SECONDS >= 1200 else 40.0
-"""MiB by which the last quarter may lie above the second: caches and pools fill in the first minutes."""
+GROWTH = 16.0 if SECONDS >= 1200 else 40.0
+"""MiB by which the last quarter may lie above the second: caches and pools fill in the first minutes, and the memory
+goes up and down by 30 MiB with each interval."""
 
 QUANTITIES = ("rss", "handles", "threads", "mappings")
 
