@@ -96,7 +96,12 @@ class Rig:
     def stop(self) -> None:
         if self.running:
             self.running = False
-            self.engine.stop()
+            self.engine.stop(take_events=self.take_events)
+
+    def take_events(self) -> None:
+        """Take what waits, as the daemon does, to whom events are safe when they are in the queue on disk."""
+        while (block := self.engine.event_queue.get(0.0)) is not None:
+            block.save_names()
 
     def check(self) -> None:
         """Every frame has a fate; what is on disk is whole and, with what was counted as lost, all there is."""
@@ -414,7 +419,7 @@ def test_histograms_that_the_disk_does_not_answer(
 def test_seen_names_that_the_disk_does_not_answer(
     rig: Callable[..., Rig], tmp_path: Path, frames: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Intake goes on, and no event is handed on before its names are with the operating system."""
+    """Intake goes on; who takes events waits until their names are with the operating system."""
     one = rig(tmp_path)
     valve = Valve(monkeypatch, log_module, "pwrite")
     valve.shut()
@@ -422,9 +427,11 @@ def test_seen_names_that_the_disk_does_not_answer(
 
     def take() -> None:
         while (block := one.engine.event_queue.get()) is not None:
+            block.save_names()
             handed_on.append(len(block))
 
     taker = threading.Thread(target=take)
+    monkeypatch.setattr(one, "take_events", taker.join)
     taker.start()
     try:
         one.feed(frames)

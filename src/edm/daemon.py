@@ -165,6 +165,8 @@ class Daemon:
         if not config.disable_mqtt:
             self.events_out = EventsOut(config, self.engine.event_queue, self.engine.data.root, self.metrics)
             self.events_out.start()
+            if recalled := self.engine.seen.recall(self.events_out.backlog.names):
+                self.log.info("took names over from the queue of new names", names=recalled)
         engine = self.engine
         self.budget = DiskBudget(
             engine.data,
@@ -331,11 +333,14 @@ class Daemon:
         self._manager.stopping()
         self._reload_wanted.set()  # lets the reload thread end
         self.listener.close(timeout=5.0)
-        self.engine.stop()
-        self.budget.stop(1.0)
         grace = float(self.config.shutdown_upload_grace)
-        if self.events_out is not None:
-            self.events_out.stop(max(grace, 1.0))
+
+        def take_events() -> None:
+            self.budget.stop(1.0)
+            if self.events_out is not None:
+                self.events_out.stop(max(grace, 1.0))
+
+        self.engine.stop(take_events=take_events)
         self.uploader.stop(grace)
         for server in self._servers:
             server.stop(5.0)

@@ -83,7 +83,8 @@ class Engine:
         workers = config.workers
         first = self._load(config, events)
         self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
-        self.event_queue = EventQueue(max(config.newqname_buffer, EVENT_FLOOR), self.seen.write_out)
+        self.event_queue = EventQueue(max(config.newqname_buffer, EVENT_FLOOR))
+        # Takes events and saves their names; tells how many it took and how many it discarded.
         self.event_sink: Callable[[EventBlock], tuple[int, int]] = self.event_queue.put
         self.intake = Intake(
             blocks=4 + 2 * workers,
@@ -190,6 +191,8 @@ class Engine:
 
     def _emit(self, events: EventBlock) -> None:
         queued, discarded = self.event_sink(events) if len(events) else (0, 0)
+        if not queued:
+            events.save_names(at_once=False)
         # The Go daemon counts an event as queued before it finds that its year cannot be written.
         self.metrics.count_new_qnames(queued + events.dropped, discarded)
         if events.dropped:
@@ -272,10 +275,11 @@ class Engine:
         with self._publishing:
             self._next_well_known = table
 
-    def stop(self, timeout: float = 60.0) -> dict[str, int]:
+    def stop(self, timeout: float = 60.0, take_events: Callable[[], None] = lambda: None) -> dict[str, int]:
         """Drain: work off every block handed in, write the last interval, close everything.
 
-        The readers must have stopped before. Returns the balance of the last interval's ledger.
+        The readers must have stopped before. ``take_events`` is called when no more events come: it returns when
+        all have been taken and their names saved. Returns the balance of the last interval's ledger.
         """
         self.intake.close()
         for worker in self._workers:
@@ -286,7 +290,8 @@ class Engine:
         self.event_queue.close()
         self._stopped.set()
         self._chores.join(timeout)
-        self.seen.close()
         if self._debug_file is not None:
             self._debug_file.close()
+        take_events()
+        self.seen.close()
         return self.cell.current.interval.ledger.balance()

@@ -67,15 +67,11 @@ class Summary:
 
 
 class _EventFile:
-    """Writes the payloads of new_qname events, one a line. The workers write themselves: none is discarded.
+    """Writes the payloads of new_qname events, one a line. The workers write themselves: none is discarded."""
 
-    ``before`` is called before each block of events.
-    """
-
-    def __init__(self, path: Path, before: Callable[[], None]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
-        self._before = before
         self._error: OSError | None = None
         self._lock = threading.Lock()
         try:
@@ -86,14 +82,15 @@ class _EventFile:
 
     def put(self, block: EventBlock) -> tuple[int, int]:
         lines = b"".join(payload + b"\n" for payload in block)
-        self._before()
         with self._lock:
             self.count += len(block)
             if self._error is None:
                 try:
                     self._file.write(lines)
+                    self._file.flush()
                 except OSError as error:
                     self._error = error
+        block.save_names()
         return len(block), 0
 
     def close(self) -> None:
@@ -127,7 +124,7 @@ def minimise(
         engine = Engine(config, metrics, events=True)
         written: list[Path] = []
         engine.session_writer.on_written = engine.histogram_writer.on_written = written.append
-        events = _EventFile(engine.data.root / EVENTS_FILE, engine.seen.write_out)
+        events = _EventFile(engine.data.root / EVENTS_FILE)
         engine.event_sink = events.put
         engine.start()
         problems: list[str] = []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,37 @@ def test_putting_wakes_and_says_whether_it_is_safe(backlog: Backlog) -> None:
     backlog.on_put = lambda: calls.append(1)
     assert put(backlog, 0, 5) is (backlog.disk_events == 5)
     assert calls == [1]
+
+
+def test_putting_says_that_events_are_stored_before_anybody_can_fetch_them(backlog: Backlog) -> None:
+    seen: list[tuple[int, int]] = []
+    fetched: list[list[Entry]] = []
+    fetcher = threading.Thread(target=lambda: fetched.append(backlog.take(1)))
+
+    def stored() -> None:
+        seen.append((backlog.disk_events, backlog.memory_events))
+        fetcher.start()
+        fetcher.join(0.05)
+        assert not fetched
+
+    backlog.put(list(chunks_of([block_of(payloads(0, 5))])), stored=stored)
+    fetcher.join()
+    assert seen in ([(5, 0)], [(0, 5)])
+    assert events_of(fetched[0]) == payloads(0, 5)
+
+
+def test_putting_says_so_too_if_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise DiskError("database or disk is full", full=True)
+
+    backlog = Backlog(tmp_path / "queue.sqlite3", BIG)
+    monkeypatch.setattr(QueueFile, "insert", full)
+    calls: list[int] = []
+    with capture_logs():
+        backlog.put(list(chunks_of([block_of(payloads(0, 5))])), stored=lambda: calls.append(1))
+    assert (calls, backlog.memory_events) == ([1], 5)
+    monkeypatch.undo()
+    backlog.close()
 
 
 def test_restart(tmp_path: Path) -> None:

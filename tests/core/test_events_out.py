@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from edm.config import Config
 from edm.core.events_out import EventsOut
 from edm.core.publisher import BACKOFF_MOST, Backoff
 from edm.errors import ConfigError, EdmError, KeyFileError, OutputError
+from edm.new_qname.log import NameLog
 from edm.new_qname.queue import EventQueue
+from edm.new_qname.unsaved import Unsaved
 from edm.observe.metrics import Metrics
 from support.events import block_of, payloads
 from support.pki import Authority, signing_jwk, write_jwk
@@ -73,6 +76,39 @@ def test_without_a_broker_events_wait_on_disk_for_the_next_run(site: Site) -> No
     assert metrics.value("edm_mqtt_loaded_events") == 3100
     assert metrics.value("edm_mqtt_lifetime_events", fate="queued") == 3100
     assert metrics.value("edm_mqtt_sent_total") == 0
+
+
+@dataclass
+class Names(Unsaved):
+    """Notes how many events were on disk when the names were saved."""
+
+    metrics: Metrics = field(default_factory=Metrics)
+    found: list[float] = field(default_factory=list)
+
+    def save(self, *, at_once: bool = True) -> None:
+        assert at_once
+        self.found.append(self.metrics.value("edm_mqtt_disk_events") or 0)
+
+
+def test_names_are_saved_after_their_events_and_stored_with_them(site: Site) -> None:
+    out, queue, metrics = site.start()
+    log = NameLog.create(site.folder, 1, bytes(16))
+    unsaved = [
+        Names(bytes(16), [(log, 64, number.to_bytes(8, "little"), 0)], bool, metrics) for number in (1, 2)
+    ]
+    for first, names in zip((0, 100), unsaved, strict=True):
+        queue.put(replace(block_of(payloads(first, first + 100)), unsaved=names))
+    wait_until(lambda: metrics.value("edm_mqtt_disk_events") == 200, "events are on disk")
+    wait_until(lambda: bool(unsaved[1].found), "the names are saved")
+    # In one transaction or in two, but never before it.
+    assert ([names.found for names in unsaved]) in ([[200], [200]], [[100], [200]])
+    queue.close()
+    out.stop(1.0)
+    log.close()
+    again, _, _ = site.start()
+    record = again.backlog.names
+    assert record[:16] == bytes(16)
+    assert record[16:].endswith((2).to_bytes(8, "little"))
 
 
 def test_without_a_disk_queue_what_cannot_be_sent_is_counted(site: Site) -> None:

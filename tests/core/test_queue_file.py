@@ -269,3 +269,43 @@ def test_nothing_committed_is_lost_by_kill_9(tmp_path: Path) -> None:
             assert all_events(file) == payloads(sent, queued)
         assert file.events == file.totals["queued"] - sent
         file.close()
+
+
+def test_the_names_of_the_last_insertion_come_back(tmp_path: Path) -> None:
+    with opened(tmp_path) as file:
+        assert file.names == b""
+        first, second, third = chunk(0, 3), chunk(3, 5), chunk(5, 6)
+        first.names, second.names = b"one", b"two"
+        file.insert([first], 0, {})
+        file.insert([second, third], 0, {})
+        file.insert([chunk(6, 7)], 0, {})
+    with opened(tmp_path) as file:
+        assert file.names == b"two"
+        file.acknowledge([1, 2, 3, 4], None, {"sent": 7})
+    with opened(tmp_path) as file:  # also when their events have been sent
+        assert file.names == b"two"
+
+
+def test_names_go_with_their_events_or_not_at_all(tmp_path: Path) -> None:
+    with opened(tmp_path) as file:
+        first = chunk(0, 3)
+        first.names = b"one"
+        file.insert([first], 0, {})
+        second = chunk(3, 5)
+        second.names = b"two"
+        with pytest.raises(KeyError):
+            file.insert([second], 0, {"no such total": 1})
+    with opened(tmp_path) as file:
+        assert file.names == b"one"
+        assert all_events(file) == payloads(0, 3)
+
+
+def test_a_file_from_before_there_were_names(tmp_path: Path) -> None:
+    with opened(tmp_path) as file:
+        file.insert([chunk(0, 3)], 0, {})
+    with contextlib.closing(sqlite3.connect(tmp_path / "mqtt" / FILE_NAME)) as db:
+        db.execute("DROP TABLE last_names")
+        db.commit()
+    with opened(tmp_path) as file:
+        assert file.names == b""
+        assert all_events(file) == payloads(0, 3)

@@ -85,6 +85,21 @@ def test_names_are_remembered_without_events(tmp_path: Path) -> None:
     assert events_of(emitted) == [(2, "b.")]
 
 
+def test_names_with_events_are_saved_by_whoever_takes_the_events(tmp_path: Path) -> None:
+    emitted: list[EventBlock] = []
+    log = tmp_path / "names-00000001.seen"
+    with SeenStore.open(tmp_path, limit_entries=1000, sync=False) as store:
+        names = NewNames(store, emitted.append)
+        empty = log.stat().st_size
+        names.settle(1, [found_in(store, 1, ["a.", "b."])])
+        assert log.stat().st_size == empty
+        emitted[0].head(1).save_names()  # the name whose event did not fit into the queue as well
+        assert log.stat().st_size == empty + 16
+        names.settle(2, [found_in(store, 2, ["c."], events=False)])  # written soon: a worker does not wait
+        store.flush()
+        assert log.stat().st_size == empty + 24
+
+
 def test_order_holds_with_many_workers(tmp_path: Path) -> None:
     chance = random.Random(7)
     total = 40 if JIT_DISABLED else 300

@@ -160,7 +160,7 @@ def test_large_tables_are_made_ready_in_a_thread(tmp_path: Path, monkeypatch: py
         made.append(capacity)
         return Table(capacity)
 
-    monkeypatch.setattr(store_module, "_populated", slowly)
+    monkeypatch.setattr(Table, "populated", slowly)
     with open_store(tmp_path) as store:
         for number in range(50):
             insert(store, names(number))

@@ -125,10 +125,21 @@ class Backlog:
         file = self._file
         return dict(file.totals) if file else {}
 
+    @property
+    def names(self) -> bytes:
+        """Names that came with the last events of an earlier run; see :class:`edm.core.chunks.Chunk`."""
+        file = self._file
+        return file.names if file else b""
+
     # The way in
 
-    def put(self, chunks: Sequence[Chunk], *, imported: bool = False) -> bool:
-        """Append chunks; returns whether they, and all before them, are now on disk."""
+    def put(
+        self, chunks: Sequence[Chunk], *, imported: bool = False, stored: Callable[[], None] = lambda: None
+    ) -> bool:
+        """Append chunks; returns whether they, and all before them, are now on disk.
+
+        ``stored`` is called when they are, or cannot be for now, and before they can be fetched.
+        """
         with self._lock:
             events = sum(chunk.waiting for chunk in chunks)
             self.queued += events
@@ -137,7 +148,10 @@ class Backlog:
                 self.imported += events
             self._memory.extend(chunks)
             self._memory_bytes += sum(chunk.size for chunk in chunks)
-            self._flush()
+            try:
+                self._flush()
+            finally:
+                stored()
             self._trim()
             safe = self._file is not None and not self._memory
         self.on_put()

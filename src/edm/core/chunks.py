@@ -41,12 +41,16 @@ class Chunk:
         None for payloads that are still to be signed; for finished messages the topic they go to.
     done : int
         So many events at the beginning need no more care.
+    names : bytes
+        With the first chunk of those put together: what the store of seen names needs to remember the names
+        of all of them (:func:`edm.new_qname.unsaved.to_record`).
     """
 
     payloads: bytes
     ends: Ends
     topic: str | None = None
     done: int = 0
+    names: bytes = b""
 
     def __len__(self) -> int:
         return len(self.ends)

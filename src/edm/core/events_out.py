@@ -23,13 +23,14 @@ from edm.core.publisher import Publisher
 from edm.core.queue_file import FILE_NAME
 from edm.errors import KeyFileError
 from edm.new_qname.queue import EventQueue
+from edm.new_qname.unsaved import to_record
 from edm.observe.metrics import Metrics
 
 CHORES = 1.0
 """Seconds between two looks at what is due from time to time."""
 
 _BATCH_BYTES = 1024 * 1024
-"""Payload stored in one transaction. A larger batch is hardly faster, and a killed process loses all of it."""
+"""Payload stored in one transaction. A larger batch is hardly faster, and a killed process forgets all of it."""
 _CERTIFICATE_CHORE = 60.0
 
 
@@ -161,7 +162,16 @@ class EventsOut:
         while size < batch_bytes and (block := self._events.get(0.0)) is not None:
             blocks.append(block)
             size += len(block.payloads)
-        self.backlog.put(list(chunks_of(blocks, most_bytes=chunk_bytes)))
+        chunks = list(chunks_of(blocks, most_bytes=chunk_bytes))
+        # Events first, then their names. A kill in between would have the names reported again, although
+        # their events are stored: so the same transaction takes a record of the names, for the next start.
+        chunks[0].names = to_record([block.unsaved for block in blocks if block.unsaved is not None])
+
+        def save_names() -> None:
+            for block in blocks:
+                block.save_names()
+
+        self.backlog.put(chunks, stored=save_names)
 
 
 def _topic(key: SigningKey) -> str:

@@ -33,12 +33,14 @@ CREATE TABLE IF NOT EXISTS damaged (
     id INTEGER, events INTEGER, reason TEXT, topic TEXT, body BLOB,
     set_aside TEXT DEFAULT CURRENT_TIMESTAMP);
 CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS last_names (one INTEGER PRIMARY KEY CHECK (one = 1), record BLOB NOT NULL);
 """
 _ENTRY = "SELECT id, done, topic, crc, body FROM entries WHERE id > ? ORDER BY id LIMIT 64"
 _COLUMNS = {
     "entries": ("id", "events", "done", "bytes", "topic", "crc", "body"),
     "damaged": ("id", "events", "reason", "topic", "body", "set_aside"),
     "totals": ("name", "value"),
+    "last_names": ("one", "record"),
 }
 _INSERT = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DAMAGED_KEPT = 1000
@@ -113,6 +115,8 @@ class QueueFile:
         What waits, whether fetched or not.
     totals : dict[str, int]
         See :data:`TOTALS`.
+    names : bytes
+        As the file was opened: the names that came with the last insertion that had any.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -163,6 +167,8 @@ class QueueFile:
         ).fetchone()
         self.totals = dict.fromkeys(TOTALS, 0)
         self.totals.update(db.execute("SELECT name, value FROM totals").fetchall())
+        row = db.execute("SELECT record FROM last_names").fetchone()
+        self.names = row[0] if row is not None and isinstance(row[0], bytes) else b""
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -204,11 +210,15 @@ class QueueFile:
             Number of events dropped.
         """
         rows = [_row(Entry(number, chunk)) for number, chunk in enumerate(chunks, self._last_id + 1)]
+        # Those of chunks that had to wait in memory have been saved meanwhile: only the last ones matter.
+        names = next((chunk.names for chunk in reversed(chunks) if chunk.names), b"")
         size = sum(chunk.size for chunk in chunks)
         events = sum(chunk.waiting for chunk in chunks)
         with self._errors(), self._transaction():
             dropped_bytes, dropped = self._drop(self.bytes + size - self.limit, protected)
             self._db.executemany(_INSERT, rows)
+            if names:
+                self._db.execute("INSERT OR REPLACE INTO last_names VALUES (1, ?)", (names,))
             added = self._add(totals, {"queued": events, "dropped": dropped})
         self._last_id += len(rows)
         self.bytes += size - dropped_bytes

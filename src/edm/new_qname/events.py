@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from edm.columns import I64Array, U8Array, U32Array, U64Array
 from edm.new_qname.payloads import EVENT_MAX, write_events
+from edm.new_qname.unsaved import Unsaved
 
 _USUAL_BYTES = 192
 
@@ -28,11 +29,14 @@ class EventBlock:
         Event ``i`` is ``payloads[offsets[i]:offsets[i + 1]]``.
     dropped : int
         Names for which no event could be written and that were left out by :meth:`select`.
+    unsaved : Unsaved, optional
+        The names of the batch, to be saved by whoever takes the events, once these are safe.
     """
 
     payloads: bytes
     offsets: I64Array
     dropped: int = 0
+    unsaved: Unsaved | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,9 +51,13 @@ class EventBlock:
         """Return a block of the first ``count`` events (all of them if there are fewer)."""
         if count >= len(self):
             return self
-        return EventBlock(
-            self.payloads[: int(self.offsets[count])], self.offsets[: count + 1].copy(), self.dropped
-        )
+        payloads = self.payloads[: int(self.offsets[count])]
+        return replace(self, payloads=payloads, offsets=self.offsets[: count + 1].copy())
+
+    def save_names(self, *, at_once: bool = True) -> None:
+        """Save the names of the batch: its events are where a kill cannot reach them, or given up."""
+        if self.unsaved is not None:
+            self.unsaved.save(at_once=at_once)
 
     def select(self, wanted: npt.NDArray[np.bool_]) -> EventBlock:
         """Return a block of the events ``i`` with ``wanted[i]``; empty ones are dropped and counted."""

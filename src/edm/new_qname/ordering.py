@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edm.new_qname.events import EventBlock
 from edm.new_qname.store import Candidates, SeenStore
@@ -29,8 +29,8 @@ class NewNames:
     Parameters
     ----------
     emit : callable
-        Gets the events of each batch that had any; must not wait long. Before they go anywhere,
-        :meth:`edm.new_qname.store.SeenStore.write_out` must be called.
+        Gets the events of each batch that had any, and sees to it that their names are saved
+        (:meth:`EventBlock.save_names`); must not wait long.
     """
 
     def __init__(self, store: SeenStore, emit: Callable[[EventBlock], None]) -> None:
@@ -51,10 +51,8 @@ class NewNames:
                     self._commit(batch)
 
     def _commit(self, batch: Found) -> None:
-        # No worker waits for the disk here: whoever fetches the events has the names written first.
-        is_new = self.store.commit(batch.candidates, write=False)
-        if batch.events is None:
-            self.store.write_soon()
+        is_new, unsaved = self.store.remember(batch.candidates)
         if batch.events is not None and is_new.any():
-            events = batch.events.select(is_new != 0)
-            self._emit(events)
+            self._emit(replace(batch.events.select(is_new != 0), unsaved=unsaved))
+        else:
+            unsaved.save(at_once=False)  # no worker waits for the disk here

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
 
 from edm.new_qname.events import EventBlock
 
@@ -16,15 +15,12 @@ class EventQueue:
     ----------
     limit_events : int
         Most events that wait at any time.
-    before_handing_on : callable
-        Called by whoever fetches a block, before it gets it.
     """
 
-    def __init__(self, limit_events: int, before_handing_on: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, limit_events: int) -> None:
         if limit_events < 0:
             raise ValueError(f"the bound of the event queue must not be negative, not {limit_events}")
         self.limit_events = limit_events
-        self._before_handing_on = before_handing_on
         self._blocks: deque[EventBlock] = deque()
         self._events = 0
         self._closed = False
@@ -71,8 +67,7 @@ class EventQueue:
                 return None
             block = self._blocks.popleft()
             self._events -= len(block)
-        self._before_handing_on()
-        return block
+            return block
 
     @property
     def finished(self) -> bool:

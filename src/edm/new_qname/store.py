@@ -17,9 +17,8 @@ Shape of the store:
 - When a new generation cannot be begun (disk full) or a larger table not be had, the current table is filled
   up to 85 %, then each new name displaces another one; every ten seconds it is tried again.
 
-A name is with the operating system before it is reported as new, so a process may be killed at any moment.
-Who must not wait for the disk commits with ``write=False``; then whoever reports calls :meth:`SeenStore.write_out`
-first.
+A process may be killed at any moment. A name is with the operating system before :meth:`SeenStore.commit` reports it
+as new; with :meth:`SeenStore.remember` the caller says when that is to be (:mod:`edm.new_qname.unsaved`).
 """
 
 from __future__ import annotations
@@ -42,7 +41,8 @@ from edm.new_qname.folder import lock_folder, open_logs
 from edm.new_qname.log import NameLog
 from edm.new_qname.probing import CARRIED, DISPLACED, N_PROGRESS, NEW, NEXT, STORED, insert_names
 from edm.new_qname.siphash import hash_names
-from edm.new_qname.table import MIN_SLOTS, Table, Tables
+from edm.new_qname.table import Table, Tables, capacity_for
+from edm.new_qname.unsaved import Unsaved, Write, from_record
 
 FOLDER_NAME = "seen-names"
 """Name of the store's folder within the data directory."""
@@ -55,8 +55,6 @@ PREPARE_AT = 0.54
 LARGE_TABLE_SLOTS = (
     1 << 20
 )  # from here on making a table or giving it back takes so long that a thread does it
-WRITE_BYTES = 1 << 20
-"""So many bytes that nobody has asked to be written are written all the same."""
 LOG_RECORDS_PER_SLOT = 4  # beyond this (names displaced for days) a log grows no more
 RETRY_SECONDS = 10.0
 # Slots moved per batch: enough to be done when an eighth of the old table's capacity has come in.
@@ -65,25 +63,23 @@ MOVE_AT_LEAST = 256
 
 _log = structlog.get_logger()
 
-_Writes = list[tuple[NameLog, int, bytes, int]]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """Names of a batch that had not been seen when they were looked up; for one :meth:`SeenStore.commit`.
+    """Names of a batch that had not been seen when they were looked up; for one :meth:`SeenStore.remember`.
 
     Attributes
     ----------
     rows : int64[k]
         Their rows in the batch.
     hashes, seen, tables
-        What :meth:`SeenStore.commit` needs.
+        What :meth:`SeenStore.remember` needs.
     """
 
     rows: I64Array
     hashes: U64Array
     seen: U8Array
-    tables: Tables
+    tables: Tables | None
 
 
 class SeenStore:
@@ -92,7 +88,7 @@ class SeenStore:
     Attributes
     ----------
     sync : bool
-        Make what a batch added durable before :meth:`insert` returns. May be changed at any time.
+        Make what is saved durable at once. May be changed at any time.
     evicted : int
         Names forgotten because of the limit (or for want of room) since opening.
     """
@@ -121,8 +117,8 @@ class SeenStore:
         key = logs[0].key
         self._k0 = np.uint64(int.from_bytes(key[:8], "little"))
         self._k1 = np.uint64(int.from_bytes(key[8:], "little"))
-        self._final_capacity = _capacity_for(limit_entries, LAST_LOAD)
-        self._first_capacity = min(_capacity_for(first_slots - 1, 1), self._final_capacity)
+        self._final_capacity = capacity_for(limit_entries, LAST_LOAD)
+        self._first_capacity = min(capacity_for(first_slots - 1, 1), self._final_capacity)
         tables = [_load(log, self._first_capacity, self._final_capacity) for log in logs]
         tables[0].state[CARRIED] = min(max(0, logs[0].carried), tables[0].count)
         self._tables = Tables(tables[0], None, tables[1] if len(tables) > 1 else None)
@@ -223,19 +219,21 @@ class SeenStore:
         left = tables.look_up(hashes, rows, seen, left)
         return Candidates(rows[:left].copy(), hashes[:left].copy(), seen[:left], tables)
 
-    def commit(self, candidates: Candidates, *, write: bool = True) -> U8Array:
-        """Remember candidates, unless they have been seen meanwhile.
+    def commit(self, candidates: Candidates) -> U8Array:
+        """Remember candidates as :meth:`remember` does, and save them."""
+        is_new, unsaved = self.remember(candidates)
+        unsaved.save()
+        return is_new
 
-        Parameters
-        ----------
-        write : bool
-            Hand the names to the operating system as well. Without this the call does not wait for the disk
-            (unless :attr:`sync` is on), and the names must not be reported before :meth:`write_out`.
+    def remember(self, candidates: Candidates) -> tuple[U8Array, Unsaved]:
+        """Remember candidates in memory, unless they have been seen meanwhile. Does not wait for the disk.
 
         Returns
         -------
         uint8[len(candidates.rows)]
             1 for each candidate that is new (of several with the same name, the first), else 0.
+        Unsaved
+            What is to be saved of it.
 
         Raises
         ------
@@ -244,32 +242,44 @@ class SeenStore:
         """
         left = len(candidates.rows)
         is_new: U8Array = np.zeros(left, np.uint8)
+        writes: list[Write] = []
+        unsaved = Unsaved(self._logs[0].key, writes, self._saved)
         if left == 0:
-            return is_new
+            return is_new, unsaved
         hashes, seen = candidates.hashes, candidates.seen
         positions: I64Array = np.arange(left, dtype=np.int64)
-        writes: _Writes = []
         with self._lock:
             if self._closed:
                 raise StoreError(f"{self.directory}: the seen names are closed")
             if candidates.tables is not self._tables:  # rotated or migrated meanwhile
                 left = self._tables.look_up(hashes, positions, seen, left)
             self._insert_locked(hashes, positions, seen, left, is_new, writes)
-            for log, offset, fingerprints, carried in writes:
-                log.append(offset, fingerprints, carried)
-        # If the process is killed before these are written, nobody has been told of the names either.
+        if self._retired:
+            self._clean_up()
+        return is_new, unsaved
+
+    def recall(self, record: bytes) -> int:
+        """Remember the names of a record whose events were stored; return how many had been forgotten.
+
+        Parameters
+        ----------
+        record : bytes
+            From :func:`edm.new_qname.unsaved.to_record`. One that does not belong to this store is ignored.
+        """
+        hashes: U64Array = np.frombuffer(from_record(record, self._logs[0].key), "<u8").astype(np.uint64)
+        n = len(hashes)
+        return int(self.commit(Candidates(np.arange(n), hashes, np.zeros(n, np.uint8), None)).sum())
+
+    def _saved(self, write: bool) -> None:
         if self.sync:
             self.flush()
         elif write:
             self.write_out()
-        elif any(log.unwritten_bytes >= WRITE_BYTES for log in self._logs):
+        else:
             self.write_soon()
-        if self._retired:
-            self._clean_up()
-        return is_new
 
     def _insert_locked(
-        self, hashes: U64Array, rows: I64Array, seen: U8Array, n: int, is_new: U8Array, writes: _Writes
+        self, hashes: U64Array, rows: I64Array, seen: U8Array, n: int, is_new: U8Array, writes: list[Write]
     ) -> int:
         progress: I64Array = np.zeros(N_PROGRESS, np.int64)
         stored: U64Array = np.empty(n, np.uint64)
@@ -300,10 +310,12 @@ class SeenStore:
         if self._tables.migrating is not None:
             self._migrate(MOVE_AT_LEAST + MOVE_PER_NAME * total)
         elif self._larger is None and self._names() >= self._prepare_at:
-            self._larger = self._chores.submit(_populated, 2 * self._tables.current.capacity)
+            self._larger = self._chores.submit(Table.populated, 2 * self._tables.current.capacity)
         return int(progress[NEW])
 
-    def _save(self, log: NameLog, table: Table, stored: U64Array, progress: I64Array, writes: _Writes) -> int:
+    def _save(
+        self, log: NameLog, table: Table, stored: U64Array, progress: I64Array, writes: list[Write]
+    ) -> int:
         """Take down what has to be written to a log: what was stored while it was the current one."""
         count = int(progress[STORED])
         progress[STORED] = 0
@@ -446,7 +458,7 @@ class SeenStore:
             log.sync()
 
     def close(self) -> None:
-        """Make everything durable and give the folder free, once no thread inserts any more."""
+        """Make everything durable and give the folder free, once no thread inserts or saves any more."""
         with self._lock:
             if self._closed:
                 return
@@ -488,21 +500,11 @@ class SeenStore:
         return sum(8 * table.capacity for table in self._tables if table is not None)
 
 
-def _capacity_for(entries: int, load: float) -> int:
-    return max(MIN_SLOTS, 1 << int(entries / load).bit_length())
-
-
 def _load(log: NameLog, first_capacity: int, final_capacity: int) -> Table:
-    enough = max(final_capacity, _capacity_for(log.records, LAST_LOAD))
-    table = Table(max(first_capacity, min(enough, _capacity_for(log.records, GROW_AT))))
+    enough = max(final_capacity, capacity_for(log.records, LAST_LOAD))
+    table = Table(max(first_capacity, min(enough, capacity_for(log.records, GROW_AT))))
     for fingerprints in log.read():
         table.fill(fingerprints)
-    return table
-
-
-def _populated(capacity: int) -> Table:
-    table = Table(capacity)
-    table.populate()
     return table
 
 

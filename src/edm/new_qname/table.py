@@ -50,6 +50,13 @@ class Table:
         self.slots: U64Array = np.frombuffer(self._map, np.uint64, capacity)
         self.state: I64Array = np.zeros(N_STATE, np.int64)
 
+    @classmethod
+    def populated(cls, capacity: int) -> Table:
+        """Return a new table whose memory has been used once."""
+        table = cls(capacity)
+        table.populate()
+        return table
+
     @property
     def count(self) -> int:
         """Fingerprints in the table."""
@@ -116,4 +123,9 @@ class Tables(NamedTuple):
         return n
 
 
-__all__ = ["MIN_SLOTS", "Table", "Tables"]
+def capacity_for(entries: int, load: float) -> int:
+    """Return the least power of two of which ``entries`` are no larger a share than ``load``."""
+    return max(MIN_SLOTS, 1 << int(entries / load).bit_length())
+
+
+__all__ = ["MIN_SLOTS", "Table", "Tables", "capacity_for"]
