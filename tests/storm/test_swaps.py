@@ -29,6 +29,7 @@ from edm.session.cryptopan import Pseudonymiser
 from edm.session.rows import SessionRows
 from edm.snapshot import Snapshot
 from support import storm_traffic as traffic
+from support.processes import wait_until
 from support.resources import Resources
 from support.storm_outputs import Pseudonyms
 
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="millions of frames need co
 
 SWAPS = 2000
 WORKERS = 2
+KEYS = 60
 GROWTH = 16 << 20
 """Bytes of memory that are no leak: a table that stayed would take more than this over all swaps."""
 
@@ -111,17 +113,19 @@ def test_thousands_of_swaps_leave_nothing_behind(engine: Engine) -> None:
 
 
 class Feeder:
-    """Hands passes of the storm's traffic to an engine, without a socket."""
+    """Hands passes of the storm's traffic to an engine, without a socket, until it is ``enough``."""
 
-    def __init__(self, engine: Engine, connection: int, passes: int) -> None:
+    def __init__(self, engine: Engine, connection: int, enough: threading.Event) -> None:
         self._reader = FrameReader(engine.intake, engine.config.max_frame_size)
         self._stream = traffic.Plan(connection + 1).stream(connection)
-        self._passes = passes
+        self._enough = enough
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        for number in range(self._passes):
+        number = 0
+        while not self._enough.is_set():
             self._stream.renew(number)
+            number += 1
             rest = self._stream.data.data
 
             def receive(view: memoryview) -> int:
@@ -147,12 +151,16 @@ def test_no_worker_ever_goes_back_to_an_old_key(
     monkeypatch.setattr(engine, "session_rows", take)
     secrets = [secret(0)]
     engine.publish(pseudonymiser=Pseudonymiser(secrets[0], 1000))
-    feeders = [Feeder(engine, connection, 12) for connection in range(3)]
+    enough = threading.Event()
+    feeders = [Feeder(engine, connection, enough) for connection in range(3)]
     for feeder in feeders:
         feeder.thread.start()
-    while any(feeder.thread.is_alive() for feeder in feeders) and len(secrets) < 200:
+    while len(secrets) < KEYS or len(handed_over) < WORKERS:
+        before = engine.intake.frames_total
         secrets.append(secret(len(secrets)))
         engine.publish(pseudonymiser=Pseudonymiser(secrets[-1], 1000))
+        wait_until(lambda before=before: engine.intake.frames_total > before, "frames come in")
+    enough.set()
     for feeder in feeders:
         feeder.thread.join()
     assert engine.intake.drain(60)
@@ -168,4 +176,4 @@ def test_no_worker_ever_goes_back_to_an_old_key(
         generation = pseudonyms.of_rows(table, plan.templates, template)
         assert (np.diff(generation) >= 0).all()
         used |= set(generation.tolist())
-    assert len(used) > 5
+    assert len(used) > KEYS / 2
