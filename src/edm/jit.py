@@ -153,8 +153,12 @@ def cache_folder() -> Path:
 
 
 def _warm_mark() -> Path:
-    # Named after the whole package: what calls the kernels decides for which types they are compiled.
-    return cache_folder() / f"warm-{_digest(_PACKAGE.rglob('*.py'))}"
+    # Named after the whole package: what calls the kernels decides for which types they are compiled. And after
+    # where and when the sources of the kernels were installed, because Numba looks at that.
+    digest = hashlib.sha256(_digest(_PACKAGE.rglob("*.py")).encode())
+    for path in sorted(_kernel_sources()):
+        digest.update(f"{path}\0{path.stat().st_mtime_ns}\0".encode())
+    return cache_folder() / f"warm-{digest.hexdigest()[:16]}"
 
 
 def cache_is_cold() -> bool:

@@ -27,7 +27,7 @@ STREAM = START + PHASE
 
 
 def gz(raw: bytes) -> bytes:
-    return gzip.compress(raw, 1)
+    return gzip.compress(raw, 1, mtime=0)
 
 
 def zst(raw: bytes) -> bytes:
