@@ -14,6 +14,7 @@ import copy
 import dataclasses
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,9 @@ from support.storm_traffic import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(JIT_DISABLED, reason="the daemon is tested with JIT")]
 
-SECONDS = float(os.environ.get("EDM_STORM_SECONDS", "6"))
+SECONDS = float(os.environ.get("EDM_STORM_SECONDS", "4"))
 CONNECTIONS = 3
+RELOADS = 8
 
 EXPECTED = {"frame is no dnstap message", "DNS message cannot be parsed"}
 """Errors that the traffic holds on purpose."""
@@ -71,10 +73,11 @@ def rage(folder: Path, **settings: object) -> Storms:
     with storm.daemon as daemon:
         held = []
         for seconds in (SECONDS / 3, SECONDS):
-            job = Job(str(storm.unix), len(sent), len(sent) + CONNECTIONS, seconds)
-            sender = start_sender(job)
+            sender = start_sender(Job(str(storm.unix), len(sent), len(sent) + CONNECTIONS))
+            daemon.wait_for_metric("edm_open_connections", CONNECTIONS)
             with storm:
-                sent += finish_sender(sender, seconds + 90).passes
+                _wait(storm, seconds)
+                sent += finish_sender(sender).passes
             held.append(_calm(storm, FRAMES * sum(map(len, sent))))
         metrics = daemon.metrics()
         assert daemon.stop() == 0, daemon.tail()
@@ -82,6 +85,15 @@ def rage(folder: Path, **settings: object) -> Storms:
     outcome = Outcome(storm, Plan(len(sent)), Sent(sent), metrics)
     shutil.rmtree(daemon.data)  # for a long storm, gigabytes
     return Storms(outcome, *held)
+
+
+def _wait(storm: Storm, seconds: float) -> None:
+    """Wait so long, and on a busy machine until there was a storm worth the name."""
+    end = time.monotonic() + seconds
+    reloads = len(storm.reports()) + RELOADS
+    wait_until(
+        lambda: time.monotonic() > end and len(storm.reports()) >= reloads, "many reloads", seconds + 90
+    )
 
 
 def _calm(storm: Storm, frames: int) -> Resources:

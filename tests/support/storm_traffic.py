@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import socket
 import struct
 import subprocess
@@ -319,15 +320,11 @@ def novel_label(connection: int, number: int, place: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to send: the connections ``first`` to ``last - 1`` of a plan for ``last`` at once, for ``seconds``.
-
-    The last pass always comes to its end.
-    """
+    """What to send: the connections ``first`` to ``last - 1`` of a plan for ``last``, all at once."""
 
     unix: str
     first: int
     last: int
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,13 +340,14 @@ class Sent:
 
 
 def start_sender(job: Job) -> subprocess.Popen[bytes]:
-    """Start a process that sends."""
+    """Start a process that sends until :func:`finish_sender`."""
     command = [sys.executable, "-m", "support.storm_traffic", json.dumps(dataclasses.asdict(job))]
     return start_child(command, stdout=subprocess.PIPE, cwd=Path(__file__).resolve().parent.parent)
 
 
 def finish_sender(process: subprocess.Popen[bytes], patience: float = 120.0) -> Sent:
-    """Wait for the end of a sender: the daemon has read everything then."""
+    """Let a sender end its passes; the daemon has read everything then."""
+    process.terminate()
     out, _ = process.communicate(timeout=patience)
     assert process.returncode == 0, "the sender failed"
     return Sent(json.loads(out))
@@ -359,7 +357,8 @@ def _send(job: Job) -> list[list[float]]:
     plan = Plan(job.last)
     streams = [plan.stream(connection) for connection in range(job.first, job.last)]
     passes: list[list[float]] = [[] for _ in streams]
-    deadline = time.monotonic() + job.seconds
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
     failures: list[BaseException] = []
 
     def serve(stream: Stream, begun: list[float]) -> None:
@@ -367,7 +366,7 @@ def _send(job: Job) -> list[list[float]]:
             view = stream.data.data
             with connect(unix=job.unix) as sock:
                 sender = Sender(sock)
-                while time.monotonic() < deadline:
+                while not over.is_set():
                     stream.renew(len(begun))
                     begun.append(time.time())
                     for position in range(0, len(view), WRITE):
