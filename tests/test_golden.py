@@ -61,11 +61,22 @@ def test_files_give_the_golden_results(name: str, workers: int, tmp_path: Path) 
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("name", golden.NAMES)
 def test_the_daemons_socket_gives_the_golden_results(name: str, workers: int, tmp_path: Path) -> None:
-    settings = {**golden.LIST_SETTINGS, "input_unix": tmp_path / "dnstap.sock", "minimiser_workers": workers}
-    with Daemon(tmp_path, **settings) as daemon:
+    daemon = through_the_socket(tmp_path / "first", name, workers)
+    if len(daemon.files(HISTOGRAMS)) > 1:  # a full minute fell into it: the same names are in two intervals
+        daemon = through_the_socket(tmp_path / "second", name, workers)
+    check_files(daemon.data, name, ordered=workers == 1 and len(daemon.files(SESSIONS)) == 1)
+    for kind in (SESSIONS, HISTOGRAMS):
+        for path in daemon.files(kind):
+            assert pq.read_metadata(path).metadata[b"edm.ledger.closed"] == b"true"
+
+
+def through_the_socket(folder: Path, name: str, workers: int) -> Daemon:
+    folder.mkdir()
+    settings = {**golden.LIST_SETTINGS, "input_unix": folder / "dnstap.sock", "minimiser_workers": workers}
+    with Daemon(folder, **settings) as daemon:
         with (
             CaptureReader(golden.capture(name)) as capture,
-            connect(unix=str(tmp_path / "dnstap.sock")) as sock,
+            connect(unix=str(folder / "dnstap.sock")) as sock,
         ):
             replay([capture], sock)
         counters = golden.expected_counters(name)
@@ -75,10 +86,7 @@ def test_the_daemons_socket_gives_the_golden_results(name: str, workers: int, tm
                 continue  # events need a broker: see the tests of the MQTT output
             assert daemon.metric(counter) == value, counter
         assert daemon.stop() == 0
-    check_files(daemon.data, name, ordered=workers == 1 and len(daemon.files(SESSIONS)) == 1)
-    for kind in (SESSIONS, HISTOGRAMS):
-        for path in daemon.files(kind):
-            assert pq.read_metadata(path).metadata[b"edm.ledger.closed"] == b"true"
+    return daemon
 
 
 def test_several_files_and_forms_are_one_run(tmp_path: Path) -> None:

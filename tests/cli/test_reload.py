@@ -130,7 +130,8 @@ def test_no_outcome(data: Path, holder: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_daemon_that_ends_instead(data: Path) -> None:
-    child = subprocess.Popen(["sleep", "60"])  # which SIGHUP ends
+    # SIGHUP ends it, also if whoever started the tests ignores that signal.
+    child = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     waiter = threading.Thread(target=child.wait)
     waiter.start()
     with pytest.raises(NoDaemonError, match="has ended"):

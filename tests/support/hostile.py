@@ -151,7 +151,8 @@ def _ready() -> None:
 def mischief(kind: str, target: str | Path, count: int) -> Iterator[None]:
     """Have a hostile process at work meanwhile."""
     command = [sys.executable, "-m", "support.hostile", kind, str(target), str(count)]
-    process = start_child(command, stdout=subprocess.PIPE)
+    # The folder of the tests is in the path of this process, but not in that of another.
+    process = start_child(command, stdout=subprocess.PIPE, cwd=Path(__file__).resolve().parent.parent)
     assert process.stdout is not None
     with process.stdout as output:
         try:
