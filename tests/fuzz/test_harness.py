@@ -90,7 +90,7 @@ WRONG_ORACLES = {
     "framestream": (frame_receiver, "START", 5),
     "names": (domain_match, "match", misses_short_names),
     "prefixes": (prefix_file, "holds", lambda networks, address: len(address) == 4 and networks != []),
-    "configuration": (configuration.TYPES, "uint16", str),
+    "configuration": (configuration.TYPES, "uint16", bool),
 }
 
 

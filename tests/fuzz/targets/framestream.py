@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
-from unittest import mock
 
 import numpy as np
 
 from edm.errors import ProtocolError
 from edm.framestream.locate import CONTROL, NEED_MORE, OVERSIZED, locate_frames
 from edm.framestream.protocol import ClientHandshake, ServerHandshake
-from edm.input import blocks
 from edm.input.blocks import Intake
 from edm.input.reader import FrameReader
 from fuzz.guarded import guard
@@ -29,7 +27,6 @@ _LARGEST = (5, 16, 64, 200, 512, 1024, 4096, 1 << 18)
 _STATUS = {"need more": NEED_MORE, "control": CONTROL, "oversized": OVERSIZED}
 _PARAMETERS = 3
 _BLOCKS = 40
-_SMALL_BLOCK = 256  # frames: so that blocks fill up
 
 
 class Segments:
@@ -73,8 +70,8 @@ class Segments:
 
 @cache
 def _intake(largest: int, small: bool) -> Intake:
-    with mock.patch.object(blocks, "BLOCK_FRAMES", _SMALL_BLOCK if small else blocks.BLOCK_FRAMES):
-        return Intake(_BLOCKS, max(1 << 16, 2 * (largest + 4) + 4096), linger=1.0)
+    # Small blocks are those that fill up.
+    return Intake(_BLOCKS, max(0 if small else 1 << 16, 2 * (largest + 4) + 4096), linger=1.0)
 
 
 @dataclass
@@ -98,8 +95,7 @@ class Server:
             return self.outcome
         finally:
             self.outcome.bidirectional = handshake.bidirectional
-        with mock.patch.object(blocks, "BLOCK_FRAMES", _SMALL_BLOCK if self.small else blocks.BLOCK_FRAMES):
-            self._data_phase(handshake.trailing)
+        self._data_phase(handshake.trailing)
         return self.outcome
 
     def _data_phase(self, trailing: bytes) -> None:

@@ -103,7 +103,7 @@ def run(frames: Sequence[bytes]) -> Made:
     block.length[:n] = lengths
     block.off[:n] = _GAP + np.cumsum(lengths + _GAP) - lengths - _GAP
     block.frames, block.fill, block.sequence = n, len(content), 1
-    interval = Interval.begin(1, len(well_known), _THRESHOLD, _ROWS + 1, _START_US)
+    interval = Interval.begin(1, len(well_known), _THRESHOLD, _ROWS + 1)
     clients = parse_prefix_file(_CLIENTS)
     pseudonymiser = Pseudonymiser(_SECRET, 100)
     snapshot = Snapshot(1, Config(), pseudonymiser, clients, ignored, well_known, interval, True, True)
