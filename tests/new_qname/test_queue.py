@@ -94,3 +94,27 @@ def test_every_event_of_many_producers_is_fetched_or_counted_as_discarded() -> N
             tuple(map(int, payload.split())) for payload in fetched if payload.startswith(b"%d " % producer)
         ]
         assert mine == sorted(mine)
+
+
+@pytest.mark.parametrize("end", ["half full", "closed"])
+def test_gathering_ends_early(end: str) -> None:
+    queue = EventQueue(8)
+    gathering = threading.Thread(target=queue.gather, args=(60.0,))
+    gathering.start()
+    for _ in range(3):
+        queue.put(block_of(b"a"))
+    assert gathering.is_alive()
+    if end == "closed":
+        queue.close()
+    else:
+        queue.put(block_of(b"b"))
+    gathering.join(10.0)
+    assert not gathering.is_alive()
+    assert queue.events == (3 if end == "closed" else 4)
+
+
+def test_gathering_lasts_no_longer_than_it_may() -> None:
+    queue = EventQueue(8)
+    queue.put(block_of(b"a"))
+    queue.gather(0.001)
+    assert list(queue.get(0) or ()) == [b"a"]

@@ -29,6 +29,10 @@ from edm.observe.metrics import Metrics
 CHORES = 1.0
 """Seconds between two looks at what is due from time to time."""
 
+GATHER = 0.2
+"""Seconds for which events come together before they are stored: a transaction, the signing threads and the connection
+cost the same for one event as for hundreds, and what they use the workers have to do without."""
+
 _BATCH_BYTES = 1024 * 1024
 """Payload stored in one transaction. A larger batch is hardly faster, and a killed process forgets all of it."""
 _CERTIFICATE_CHORE = 60.0
@@ -158,6 +162,7 @@ class EventsOut:
         block = self._events.get(timeout)
         if block is None:
             return
+        self._events.gather(GATHER)
         blocks, size = [block], len(block.payloads)
         while size < batch_bytes and (block := self._events.get(0.0)) is not None:
             blocks.append(block)

@@ -11,6 +11,8 @@ from edm.new_qname.events import EventBlock
 class EventQueue:
     """A queue of event blocks whose bound counts events. Putting never waits: what does not fit is discarded.
 
+    It is made for one thread that fetches.
+
     Parameters
     ----------
     limit_events : int
@@ -45,7 +47,9 @@ class EventQueue:
             if queued:
                 self._blocks.append(block.head(queued))
                 self._events += queued
-                self._changed.notify()
+                # Whoever gathers need not be woken by each block.
+                if len(self._blocks) == 1 or self._plenty:
+                    self._changed.notify()
         return queued, count - queued
 
     def get(self, timeout: float | None = None) -> EventBlock | None:
@@ -68,6 +72,15 @@ class EventQueue:
             block = self._blocks.popleft()
             self._events -= len(block)
             return block
+
+    def gather(self, seconds: float) -> None:
+        """Let blocks come together, for so long or until the queue is half full or closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._plenty, seconds)
+
+    @property
+    def _plenty(self) -> bool:
+        return 2 * self._events >= self.limit_events
 
     @property
     def finished(self) -> bool:
