@@ -184,6 +184,11 @@ class Daemon:
         if self.events_out is not None:
             parts["mqtt_client_certificate"] = self.events_out.reload
         self.reloader = Reloader(self.engine, self._read_config, parts)
+        self.metrics.callback(
+            "edm_reload_waiting",
+            "Parts changed several times just now that wait to be taken up",
+            lambda: self.reloader.waiting,
+        )
 
     def _abandon_start(self) -> None:
         self.uploader.stop(0.0)
@@ -307,16 +312,19 @@ class Daemon:
     def _reload_loop(self) -> None:
         # Loading may take seconds; in a thread of its own it does not hold up the rotation clock.
         while True:
-            self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            if self._stopping.is_set():
+            wanted = self._reload_wanted.wait(self.reloader.due)
+            if self._stopping.wait(self.reloader.pause if wanted else 0.0):
                 return
-            self._manager.reloading()
-            self.reloader.reload()
-            failed = self.reloader.outcome.failed
-            self._manager.ready(
-                f"reload failed: {', '.join(failed)}" if failed else "receiving dnstap, reloaded"
-            )
+            if wanted:
+                self._reload_wanted.clear()
+                self._manager.reloading()
+                self.reloader.reload()
+                failed = self.reloader.outcome.failed
+                self._manager.ready(
+                    f"reload failed: {', '.join(failed)}" if failed else "receiving dnstap, reloaded"
+                )
+            else:
+                self.reloader.take_up()
             self._leave_outcome()
 
     def _leave_outcome(self) -> None:

@@ -34,7 +34,13 @@ from edm.output.session_writer import SessionWriter
 from edm.pipeline import Pipeline
 from edm.rotation.interval import Interval
 from edm.snapshot import Snapshot, SnapshotCell
-from edm.snapshot.parts import load_clients, load_ignored_names, load_pseudonymiser, load_well_known
+from edm.snapshot.parts import (
+    load_clients,
+    load_pseudonymiser,
+    make_table,
+    open_ignored_names,
+    open_well_known,
+)
 from edm.worker import Worker
 
 SESSION_ROWS = 32768
@@ -102,7 +108,7 @@ class Engine:
     def _load(self, config: Config, events: bool) -> Snapshot:
         pseudonymiser = load_pseudonymiser(config)
         clients = load_clients(config)
-        ignored_names = load_ignored_names(config)
+        ignored_names = make_table(open_ignored_names(config))
         self.data = DataDirectory(Path(config.data_dir))
         self.seen = SeenStore.open(
             self.data.root / FOLDER_NAME, limit_entries=config.seen_store_entries, sync=config.pebble_sync
@@ -110,7 +116,7 @@ class Engine:
         try:
             # Only now: another process with this data directory would have been met above.
             self.data.clean()
-            well_known = load_well_known(config)
+            well_known = DomainTable.build(open_well_known(config))
             self._open_debug_file()
         except BaseException:
             self.seen.close()

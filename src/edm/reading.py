@@ -74,6 +74,44 @@ class _State(NamedTuple):
         return age if age > -TICK else float("inf")
 
 
+class Stamp(NamedTuple):
+    """What a file looks like from outside; see :func:`stamp`."""
+
+    path: str
+    limit: int
+    device: int
+    inode: int
+    state: _State
+
+
+def stamp(path: Path | str, limit: int) -> Stamp | None:
+    """Return what shows whether a file was changed since it was read, without opening it.
+
+    Who reads a file between two equal stamps, and later finds the same stamp, would read the same again: any write
+    or renaming in between would show, since a file that was changed within the last tick of the clock that stamps
+    files has no stamp.
+
+    Parameters
+    ----------
+    path : path
+    limit : int
+        What else decides whether the file can be read: it is part of the stamp.
+
+    Returns
+    -------
+    Stamp or None
+        ``None`` if the file was changed just now or cannot be looked at.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116 - the path may also be text
+    except (OSError, ValueError):
+        return None
+    state = _State(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_nlink)
+    if not TICK <= state.age() < float("inf"):
+        return None
+    return Stamp(str(path), limit, found.st_dev, found.st_ino, state)
+
+
 def printable(path: Path | str) -> str:
     """Return a path for a message."""
     text = str(path)
@@ -203,8 +241,10 @@ __all__ = [
     "LIST_FILE_BYTES",
     "PATIENCE",
     "TICK",
+    "Stamp",
     "UnreadableError",
     "open_regular",
     "printable",
     "read_whole",
+    "stamp",
 ]

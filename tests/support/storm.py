@@ -107,7 +107,12 @@ class Storm:
         self._domains = [write_dawg(traffic.known_list(variant)) for variant in range(traffic.VARIANTS)]
         self._names = [write_dawg(traffic.ignored_list(subset)) for subset in range(traffic.NAME_SETS)]
         self.unix = folder / "dnstap.sock"
-        self._constant = {"input_unix": self.unix, "well_known_domains_file": folder / "domains", **settings}
+        self._constant = {
+            "input_unix": self.unix,
+            "well_known_domains_file": folder / "domains",
+            "reload_at_once": True,
+            **settings,
+        }
         self.generations: list[Generation] = []
         self.placed: list[float] = []
         self.rotations = 0
@@ -142,11 +147,15 @@ class Storm:
         new.write_bytes(content)
         new.replace(path)
 
-    def reload(self) -> None:
-        """Put the next generation in place and send SIGHUP, without waiting for what comes of it."""
+    def place(self) -> None:
+        """Put the next generation in place, for whoever reads it."""
         self.daemon.settings.update(self._place())
         self._replace(self.daemon.config, to_toml(self.daemon.settings).encode())
         self.placed.append(time.time())
+
+    def reload(self) -> None:
+        """Put the next generation in place and send SIGHUP, without waiting for what comes of it."""
+        self.place()
         self.daemon.process.send_signal(signal.SIGHUP)
 
     def settle(self) -> None:

@@ -88,12 +88,12 @@ def socket_can_be_made(cfg: Config) -> Iterator[str]:
 
 def lists_are_valid(cfg: Config) -> Iterator[str]:
     """Yield a line for each list file that is readable but not valid."""
-    from edm.snapshot.parts import load_clients, load_ignored_names, load_well_known
+    from edm.snapshot.parts import load_clients, make_table, open_ignored_names, open_well_known
 
     parts: dict[str, Callable[[Config], object]] = {
-        "well-known-domains-file": load_well_known,
+        "well-known-domains-file": lambda new: make_table(open_well_known(new)),
         "ignored-client-ips-file": load_clients,
-        "ignored-question-names-file": load_ignored_names,
+        "ignored-question-names-file": lambda new: make_table(open_ignored_names(new)),
     }
     for name, part in parts.items():
         path = getattr(cfg, KEYS[name].attribute)

@@ -104,7 +104,7 @@ def _has_open(pid: int, file: Path) -> bool:
 
 
 def request_reload(pid: int, data: Path, timeout: float) -> ReloadOutcome:
-    """Let a daemon reload and wait for the outcome.
+    """Let a daemon reload and wait for the outcome, as long as there is time also for parts that have to wait.
 
     Raises
     ------
@@ -113,6 +113,7 @@ def request_reload(pid: int, data: Path, timeout: float) -> ReloadOutcome:
     """
     asked = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     deadline = time.monotonic() + timeout
+    latest = None
     try:
         os.kill(pid, signal.SIGHUP)
         while time.monotonic() < deadline:
@@ -120,12 +121,16 @@ def request_reload(pid: int, data: Path, timeout: float) -> ReloadOutcome:
             outcome = _outcome(data)
             # One that began before may have read files as they were before.
             if outcome is not None and outcome.pid == pid and outcome.began_us >= asked:
-                return outcome
+                latest = outcome
+                if not outcome.waiting:
+                    return outcome
             os.kill(pid, 0)
     except ProcessLookupError:
         raise NoDaemonError(f"the daemon, process {pid}, has ended") from None
     except OSError as error:
         raise NoDaemonError(f"cannot signal process {pid}: {error.strerror}") from None
+    if latest is not None:
+        return latest
     raise NoDaemonError(f"no outcome of the reload within {timeout:g} seconds: see the log of the daemon")
 
 
@@ -141,9 +146,7 @@ def as_text(outcome: ReloadOutcome) -> str:
     width = max(map(len, outcome.parts))
     lines = []
     for name, part in outcome.parts.items():
-        text = {"reloaded": "reloaded", "unchanged": "unchanged", "failed": "FAILED, keeps its old state"}[
-            part.result
-        ]
+        text: str = "FAILED, keeps its old state" if part.result == "failed" else part.result
         if name == "well_known_domains" and part.result == "reloaded":
             text += ", used from the next rotation on"
         lines.append(f"{name:{width}}  {text}")

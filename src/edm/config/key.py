@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from edm.config.values import INT64_MAX, INT64_MIN, parse_bool, parse_int, parse_uint16, shorten
@@ -64,7 +65,7 @@ class Key:
     check: Callable[[str], object] | None = None
     empty_ok: bool = True
 
-    @property
+    @cached_property
     def attribute(self) -> str:
         """Name of the attribute in :class:`Settings`."""
         return self.name.replace("-", "_")
@@ -74,7 +75,7 @@ class Key:
         """The flag on the command line, with its dashes."""
         return "--" + self.name
 
-    @property
+    @cached_property
     def variable(self) -> str:
         """Name in the environment."""
         return ENVIRONMENT_PREFIX + self.attribute.upper()

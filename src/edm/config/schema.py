@@ -78,6 +78,12 @@ class Settings:
     ignored_question_names_file: str = _lists(
         "", "DAWG file of the question names that are ignored; empty for none.", reload="reload"
     )
+    reload_at_once: bool = _lists(
+        False,
+        "Take up every change at once. Otherwise, after three within seconds, a new key waits up to 10 seconds, a "
+        "domain list up to 200 times as long as loading it takes, and reloads that follow at once become one.",
+        reload="reload",
+    )
     list_file_bytes: int = _lists(
         LIST_FILE_BYTES,
         "Largest list file that is read; a larger one is an error.",

@@ -25,6 +25,8 @@ _TOKEN = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}\n]',
     re.DOTALL,
 )
+_SIMPLE = re.compile(r"[ \t]*([A-Za-z0-9_-]+)[ \t]*=")
+"""The beginning of a statement that sets a bare key, as nearly all do."""
 _POSITION = re.compile(
     r"^(?P<reason>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
 )
@@ -75,6 +77,11 @@ def _locate(text: str) -> list[tuple[str, int]]:
     found = []
     inside_table = False
     for line, statement in _statements(text):
+        if simple := _SIMPLE.match(statement):
+            # Whether its value is one will show when the text is read as a whole.
+            if not inside_table:
+                found.append((simple[1], line))
+            continue
         try:
             meaning = tomllib.loads(statement)
         except (ValueError, RecursionError):

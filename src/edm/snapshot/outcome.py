@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from edm.errors import StoreError
 from edm.reading import UnreadableError, read_whole
@@ -15,12 +15,11 @@ from edm.reading import UnreadableError, read_whole
 FILE_NAME = "reload.json"
 _FILE_MAX = 1 << 20
 
-Result: TypeAlias = Literal["reloaded", "unchanged", "failed"]
+Result: TypeAlias = Literal["reloaded", "unchanged", "waiting", "failed"]
 
 
-@dataclass(frozen=True)
-class PartOutcome:
-    """What became of one part; ``reasons`` holds a line for each thing that is wrong if it failed."""
+class PartOutcome(NamedTuple):
+    """What became of one part; ``reasons`` holds a line for each thing that is wrong, or why it waits."""
 
     result: Result
     reasons: tuple[str, ...] = ()
@@ -58,6 +57,11 @@ class ReloadOutcome:
         """The parts that keep their old state."""
         return tuple(name for name, part in self.parts.items() if part.result == "failed")
 
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The parts that will be taken up a little later."""
+        return tuple(name for name, part in self.parts.items() if part.result == "waiting")
+
     def write(self, folder: Path) -> None:
         """Write it into ``folder``, whole or not at all.
 
@@ -69,9 +73,12 @@ class ReloadOutcome:
         part = folder / f".{FILE_NAME}.tmp"
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=1)
-            file.write("\n")
+            # Not into the file: that does without the encoder in C.
+            file.write(json.dumps({**vars(self), "parts": self._plain_parts()}) + "\n")
         part.replace(folder / FILE_NAME)
+
+    def _plain_parts(self) -> dict[str, dict[str, object]]:
+        return {name: part._asdict() for name, part in self.parts.items()}
 
     @classmethod
     def read(cls, folder: Path) -> ReloadOutcome:

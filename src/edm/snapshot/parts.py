@@ -34,17 +34,8 @@ def load_clients(config: Config) -> ClientPrefixes:
     return parse_prefix_file(config.ignored_client_ips_file, config.list_file_bytes)
 
 
-def _build(dawg: Dawg, loaded: DomainTable | None) -> DomainTable:
-    """Build the table of a list, or take ``loaded`` if it was made of the very same bytes."""
-    if loaded is not None and loaded.digest == dawg.digest():
-        return loaded
-    return DomainTable.build(dawg)
-
-
-def load_ignored_names(config: Config, loaded: DomainTable | None = None) -> DomainTable | None:
-    """Read the ignored question names; ``None`` if the key is not set or the file holds none.
-
-    ``loaded`` is returned if the file holds what that was made of.
+def open_ignored_names(config: Config) -> Dawg | None:
+    """Read and check the list of ignored question names; ``None`` if the key is not set or the file holds none.
 
     Raises
     ------
@@ -57,15 +48,29 @@ def load_ignored_names(config: Config, loaded: DomainTable | None = None) -> Dom
         dawg = Dawg.open(config.ignored_question_names_file, config.list_file_bytes)
     except EmptyFileError:
         return None
-    return _build(dawg, loaded) if dawg.words else None
+    return dawg if dawg.words else None
 
 
-def load_well_known(config: Config, loaded: DomainTable | None = None) -> DomainTable:
-    """Read the well-known domains; ``loaded`` is returned if the file holds what that was made of.
+def open_well_known(config: Config) -> Dawg:
+    """Read and check the list of well-known domains.
 
     Raises
     ------
     ListFileError
         The file cannot be read, is empty, or is no valid DAWG file.
     """
-    return _build(Dawg.open(config.well_known_domains_file, config.list_file_bytes), loaded)
+    return Dawg.open(config.well_known_domains_file, config.list_file_bytes)
+
+
+def make_table(dawg: Dawg | None) -> DomainTable | None:
+    """Build the table of a list.
+
+    Raises
+    ------
+    ListFileError
+        It has too many words for a table.
+    """
+    return DomainTable.build(dawg) if dawg is not None else None
+
+
+__all__ = ["load_clients", "load_pseudonymiser", "make_table", "open_ignored_names", "open_well_known"]
