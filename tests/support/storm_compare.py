@@ -3,7 +3,7 @@
 A daemon works off the bundled dnsdist capture, which another process sends at full speed over several connections.
 Spells of calm and of three kinds of storm alternate, so that what else goes on in the machine touches all of them:
 each storm is compared with the calm before and after it. In
-each storm there are ten reloads a second and a rotation every ten seconds. A reload changes all lists (ignored clients,
+each storm ten reloads a second are asked for, and at its beginning a rotation. A reload changes all lists (ignored clients,
 ignored names, 36,000 well-known domains), or one thing in turn (key, salt, and each list), or all of these.
 Printed are the medians over the rounds of the throughput, as a share of that in the calm around it, and of the daemon's
 CPU time for each frame, likewise.
@@ -53,7 +53,7 @@ class CaptureStorm(Storm):
         What a reload changes.
     """
 
-    rotate_every = 10.0
+    rotate_every = 10.0  # so one at the beginning of each spell
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         known = list(Dawg.open(golden.LISTS / "well-known.dawg"))
