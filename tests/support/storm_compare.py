@@ -1,12 +1,11 @@
 """Throughput with and without a storm: ``PYTHONPATH=src:tests python -m support.storm_compare``.
 
 A daemon works off the bundled dnsdist capture, which another process sends at full speed over several connections.
-Spells of calm and of three kinds of storm alternate, so that what else goes on in the machine touches all of them:
-each storm is compared with the calm before and after it. In
-each storm ten reloads a second are asked for, and at its beginning a rotation. A reload changes all lists (ignored clients,
-ignored names, 36,000 well-known domains), or one thing in turn (key, salt, and each list), or all of these.
-Printed are the medians over the rounds of the throughput, as a share of that in the calm around it, and of the daemon's
-CPU time for each frame, likewise.
+Spells of calm and of three kinds of storm alternate, so that what else goes on in the machine touches all of them: each
+storm is compared with the calm before and after it. In each storm ten reloads a second are asked for, and at its
+beginning a rotation. A reload changes all lists (ignored clients, ignored names, 36,000 well-known domains), or one
+thing in turn (key, salt, and each list), or all of these. Printed are the medians over the rounds of the throughput, as
+a share of that in the calm around it, and of the daemon's CPU time for each frame, likewise.
 
 The files are changed in the calm too, ten times a second, but nobody tells the daemon: what a storm costs is what the
 daemon makes of it. Parts that change again and again are taken up at their own pace, as by default (``--at-once``: at

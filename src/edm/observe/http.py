@@ -29,6 +29,7 @@ from edm.errors import ConfigError, EdmError
 from edm.observe import profiles
 from edm.observe.metrics import Metrics
 from edm.observe.privacy import redact
+from edm.observe.turns import Turns
 
 log = structlog.get_logger("edm.http")
 
@@ -173,7 +174,7 @@ class HttpServer:
             return False
         self._port = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            self._app,
+            Turns(self._app),
             http=_Connection,
             loop="asyncio",
             ws="none",
