@@ -131,23 +131,24 @@ def measure(storm: CaptureStorm, kind: str, seconds: float) -> Spell:
 
 
 def compare(
-    folder: Path, rounds: int, seconds: float, workers: int, connections: int, at_once: bool = False
+    folder: Path, rounds: int, seconds: tuple[float, float], workers: int, connections: int, at_once: bool
 ) -> dict[str, list[tuple[Spell, Spell]]]:
     """Measure each kind of storm ``rounds`` times, and with each what the calm before and after it are on average."""
     storm = CaptureStorm(folder, minimiser_workers=workers, reload_at_once=at_once)
+    calm_seconds, storm_seconds = seconds
     stream = streams.from_capture("dnsdist").save(folder / "stream")
     pairs: dict[str, list[tuple[Spell, Spell]]] = {kind: [] for kind in (LISTS, IN_TURN, ALL)}
     with storm.daemon:
-        most = (6 * rounds + 2) * (seconds + 2 * LEAD) + 30
+        most = 3 * (rounds + 1) * (storm_seconds + calm_seconds + 4 * LEAD) + 30
         job = sender.Job(str(stream), str(storm.unix), passes=1 << 30, connections=connections, seconds=most)
         process = sender.start(job)
         try:
             storm.daemon.wait_for_metric("edm_processed_dnstap_total", 3_000_000)
             for _ in range(rounds):
-                calm = measure(storm, CALM, seconds)
+                calm = measure(storm, CALM, calm_seconds)
                 for kind, measured in pairs.items():
-                    spell = measure(storm, kind, seconds)
-                    after = measure(storm, CALM, seconds)
+                    spell = measure(storm, kind, storm_seconds)
+                    after = measure(storm, CALM, calm_seconds)
                     measured.append((spell, calm.mean(after)))
                     calm = after
         finally:
@@ -159,8 +160,9 @@ def compare(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a spell")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of a storm")
+    parser.add_argument("--calm", type=float, default=5.0, help="seconds of a calm")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--connections", type=int, default=3)
     parser.add_argument("--at-once", action="store_true", help="take up everything at each reload")
@@ -169,7 +171,7 @@ def main() -> None:
         measured = compare(
             Path(folder),
             options.rounds,
-            options.seconds,
+            (options.calm, options.seconds),
             options.workers,
             options.connections,
             options.at_once,
