@@ -351,7 +351,12 @@ def _speedup(one: Sequence[Run], two: Sequence[Run]) -> str:
 
 # Other questions
 
-ENDURED: Sequence[tuple[str, Mapping[str, object]]] = (("sessions", {}), ("no sessions", NO_SESSIONS))
+FEW_SEEN = {"qname_seen_store_entries": 1_000_000}
+ENDURED: Sequence[tuple[str, Mapping[str, object]]] = (
+    ("sessions", {}),
+    ("no sessions", NO_SESSIONS),
+    ("no sessions, at most 1,000,000 seen names", {**NO_SESSIONS, **FEW_SEEN}),
+)
 
 
 def light_traffic(ground: Ground) -> list[Result]:
@@ -424,6 +429,12 @@ def rotation(ground: Ground, names: int, frames: int) -> list[Result]:
     ]
 
 
+def _thin_out(daemon: Daemon) -> None:
+    """Remove finished session files: in ten minutes they would come to tens of gigabytes."""
+    for path in (daemon.folder / "data" / "parquet" / "sessions").glob("*.parquet"):
+        path.unlink(missing_ok=True)
+
+
 def endurance(ground: Ground, seconds: float) -> list[Result]:
     """Flood the daemon for a long time and watch its memory."""
     results = []
@@ -434,21 +445,27 @@ def endurance(ground: Ground, seconds: float) -> list[Result]:
             memory = []
             while process.poll() is None:
                 memory.append(rss_of(daemon.child.pid) / MIB)
+                _thin_out(daemon)
                 time.sleep(0.25)
             sent = sender.finish(process)
             rotate(daemon)
             peak = peak_rss_of(daemon.child.pid) / MIB
+            names = daemon.metric("edm_seen_names")
+            blocked = daemon.metric("edm_reader_longest_blocked_seconds")
             used = cpu_of(daemon.child.pid) - daemon.startup_cpu
             daemon.stop()
-        half = len(memory) // 2
-        first, second = max(memory[:half] or [0.0]), max(memory[half:] or [0.0])
+        # The first quarter fills caches and pools.
+        quarters = [median(list(part)) for part in np.array_split(memory, 4)]
+        medians = "/".join(f"{quarter:.0f}" for quarter in quarters)
         results.append(
             Result(
                 f"endurance: {seconds:.0f} s, {name}",
                 cpu=used / sent.frames,
                 rate=sent.frames / sent.seconds,
-                note=f"peak {peak:.0f} MiB; first half {first:.0f}, second half {second:.0f}",
-                extra={"peak_rss": peak, "first_half": first, "second_half": second},
+                note=f"{sent.frames:,} frames, {names:,.0f} seen names; peak {peak:.0f} MiB, median of each quarter "
+                f"{medians}; longest wait of the reader {blocked * 1000:.0f} ms",
+                extra={"peak_rss": peak, "seen_names": names, "longest_blocked": blocked}
+                | {f"quarter_{number}": quarter for number, quarter in enumerate(quarters, 1)},
             )
         )
     return results
