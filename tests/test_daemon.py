@@ -14,9 +14,10 @@ import pytest
 from edm.errors import InputError
 from edm.input.files import CaptureReader
 from edm.jit import JIT_DISABLED
-from edm.replay import Sender, connect, data_frames, replay
+from edm.replay import Sender, connect, replay
 from support import golden
 from support.daemon import HISTOGRAMS, SESSIONS, Daemon
+from support.golden import daemon_settings as settings
 from support.processes import free_port, wait_until
 
 pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="the daemon is tested with JIT")
@@ -24,22 +25,7 @@ pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="the daemon is tested with 
 
 @pytest.fixture(scope="module")
 def frames() -> list[bytes]:
-    with CaptureReader(golden.capture("unbound")) as capture:
-        return data_frames(capture)
-
-
-def settings(tmp_path: Path, **more: object) -> dict[str, object]:
-    return {**golden.LIST_SETTINGS, "input_unix": tmp_path / "dnstap.sock", **more}
-
-
-def send(daemon: Daemon, frames: list[bytes]) -> None:
-    """Send frames over a connection of their own and wait until they have been processed."""
-    before = daemon.metric("edm_processed_dnstap_total")
-    with connect(unix=str(daemon.settings["input_unix"])) as sock:
-        sender = Sender(sock)
-        sender.send(b"".join(frames))
-        sender.finish()
-    daemon.wait_for_metric("edm_processed_dnstap_total", before + len(frames))
+    return golden.frames("unbound")
 
 
 def fails_to_start(tmp_path: Path, **more: object) -> str:
@@ -177,7 +163,7 @@ def test_reload_keeps_what_is_broken_and_takes_the_rest(tmp_path: Path, frames: 
     shutil.copy(golden.LISTS / "ignored-names.dawg", names)
     more = {"ignored_client_ips_file": clients, "ignored_question_names_file": names}
     with Daemon(tmp_path, **settings(tmp_path, **more)) as daemon:
-        send(daemon, frames[:1000])
+        daemon.send(frames[:1000])
         assert daemon.metric("edm_ignored_client_ip_total") == 0
         responses = 1000 - daemon.metric("edm_frames_total", fate="query")
         clients.write_text("127.0.0.0/8\n::1/128\n")
@@ -189,7 +175,7 @@ def test_reload_keeps_what_is_broken_and_takes_the_rest(tmp_path: Path, frames: 
         daemon.wait_for_log("reloaded in part")
         assert daemon.metric("edm_reloads_total", part="ignored_question_names", result="error") == 1
         assert daemon.metric("edm_reloads_total", part="ignored_client_ips", result="ok") == 1
-        send(daemon, frames[1000:2000])
+        daemon.send(frames[1000:2000])
         queries = daemon.metric("edm_frames_total", fate="query")
         assert daemon.metric("edm_ignored_client_ip_total") == 2000 - queries - responses
         assert daemon.stop() == 0
@@ -211,13 +197,13 @@ def test_changed_domain_list_path_takes_effect_at_the_next_rotation(
     with Daemon(
         tmp_path, **settings(tmp_path, well_known_domains_file=golden.LISTS / "ignored-names.dawg")
     ) as daemon:
-        send(daemon, frames[:2000])
+        daemon.send(frames[:2000])
         before = daemon.metric("edm_frames_total", fate="well_known")
         daemon.reload(well_known_domains_file=golden.LISTS / "well-known.dawg")
-        send(daemon, frames[2000:4000])
+        daemon.send(frames[2000:4000])
         assert daemon.metric("edm_frames_total", fate="well_known") == before
         daemon.rotate()
-        send(daemon, frames[4000:6000])
+        daemon.send(frames[4000:6000])
         assert daemon.metric("edm_frames_total", fate="well_known") > before + 400
         assert daemon.stop() == 0
 
@@ -226,12 +212,12 @@ def test_a_new_key_gives_new_pseudonyms_and_never_both_in_one_row(
     tmp_path: Path, frames: list[bytes]
 ) -> None:
     with Daemon(tmp_path, **settings(tmp_path)) as daemon:
-        send(daemon, frames[:2000])
+        daemon.send(frames[:2000])
         daemon.rotate()
         old = {row["source_ipv4"] for row in pq.read_table(daemon.files(SESSIONS)[0]).to_pylist()}
         known = set(daemon.files(SESSIONS))
         daemon.reload(cryptopan_key="another key altogether")
-        send(daemon, frames[2000:4000])
+        daemon.send(frames[2000:4000])
         daemon.rotate()
         new: set[object] = set()
         for path in set(daemon.files(SESSIONS)) - known:
@@ -247,7 +233,7 @@ def test_a_new_key_gives_new_pseudonyms_and_never_both_in_one_row(
 def test_rotations_within_a_second_never_overwrite_a_file(tmp_path: Path, frames: list[bytes]) -> None:
     with Daemon(tmp_path, **settings(tmp_path)) as daemon:
         for part in range(6):
-            send(daemon, frames[part * 500 : part * 500 + 500])
+            daemon.send(frames[part * 500 : part * 500 + 500])
             daemon.rotate(settle=False)
         assert daemon.stop() == 0
     rows = sum(pq.read_metadata(path).num_rows for path in daemon.files(SESSIONS))
@@ -298,10 +284,10 @@ def test_kill_leaves_whole_files(tmp_path: Path, frames: list[bytes]) -> None:
             assert table.num_rows > 0
     with Daemon(tmp_path, **settings(tmp_path)) as daemon:
         assert not list(daemon.data.rglob("*.parquet.tmp"))
-        send(daemon, frames)
+        daemon.send(frames)
         daemon.rotate()
         total = daemon.metric("edm_seen_names")
-        send(daemon, frames)
+        daemon.send(frames)
         assert daemon.metric("edm_seen_names") == total
         assert daemon.stop() == 0
 
@@ -377,7 +363,7 @@ def test_a_changed_number_of_workers_waits_for_the_restart(tmp_path: Path, frame
             (entry, *_) = daemon.messages("changed settings require restart")
             assert entry["settings"] == ["minimiser-workers"]
             daemon.rotate()
-            send(daemon, frames[:4000])
+            daemon.send(frames[:4000])
         daemon.rotate()
         assert daemon.metric("edm_ledger_intervals_total", result="imbalance") == 0
         assert daemon.errors() == []

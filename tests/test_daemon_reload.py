@@ -18,9 +18,7 @@ import pytest
 
 import support.daemon
 from edm.cli.main import main
-from edm.input.files import CaptureReader
 from edm.jit import JIT_DISABLED
-from edm.replay import Sender, connect, data_frames
 from support import golden
 from support.daemon import Daemon
 from support.processes import find, start_child, wait_until
@@ -33,8 +31,7 @@ LISTED = ("well_known", "client_ignored", "question_ignored")
 
 @pytest.fixture(scope="module")
 def frames() -> list[bytes]:
-    with CaptureReader(golden.capture("unbound")) as capture:
-        return data_frames(capture)[:3000]
+    return golden.frames("unbound")[:3000]
 
 
 @pytest.fixture
@@ -65,12 +62,7 @@ def heard(manager: queue.Queue[str], but: str = "WATCHDOG=1") -> list[str]:
 def fates(daemon: Daemon, frames: list[bytes]) -> dict[str, float]:
     """Send frames; return how many of them were found in each list."""
     before = {fate: daemon.metric("edm_frames_total", fate=fate) for fate in LISTED}
-    done = daemon.metric("edm_processed_dnstap_total")
-    with connect(unix=str(daemon.settings["input_unix"])) as sock:
-        sender = Sender(sock)
-        sender.send(b"".join(frames))
-        sender.finish()
-    daemon.wait_for_metric("edm_processed_dnstap_total", done + len(frames))
+    daemon.send(frames)
     return {fate: daemon.metric("edm_frames_total", fate=fate) - before[fate] for fate in LISTED}
 
 

@@ -18,7 +18,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from edm.engine import Engine
-from edm.input.files import CaptureReader
 from edm.input.reader import FrameReader
 from edm.jit import JIT_DISABLED
 from edm.new_qname import log as log_module
@@ -26,7 +25,6 @@ from edm.observe.ledger import FATE_NAMES
 from edm.observe.metrics import Metrics
 from edm.output import histogram_file, histogram_writer, session_file, session_writer
 from edm.output.budget import DiskBudget, Limits
-from edm.replay import Sender, connect, data_frames
 from support import golden
 from support.daemon import HISTOGRAMS, SESSIONS, Daemon
 from support.processes import wait_until
@@ -40,8 +38,7 @@ PART = 6000
 
 @pytest.fixture(scope="module")
 def frames() -> list[bytes]:
-    with CaptureReader(golden.capture("unbound")) as capture:
-        return data_frames(capture)
+    return golden.frames("unbound")
 
 
 @pytest.fixture
@@ -453,15 +450,6 @@ def test_seen_names_that_the_disk_does_not_answer(
 # The daemon, with a budget
 
 
-def send(daemon: Daemon, frames: list[bytes]) -> None:
-    before = daemon.metric("edm_processed_dnstap_total")
-    with connect(unix=str(daemon.settings["input_unix"])) as sock:
-        sender = Sender(sock)
-        sender.send(b"".join(frames))
-        sender.finish()
-    daemon.wait_for_metric("edm_processed_dnstap_total", before + len(frames))
-
-
 def total(daemon: Daemon, name: str) -> int:
     return int(daemon.metric(name))
 
@@ -474,16 +462,11 @@ def by_kind(daemon: Daemon, what: str, kind: str) -> int:
 def test_the_daemon_keeps_its_budget(tmp_path: Path, frames: list[bytes]) -> None:
     """A disk of 12 MiB takes hours of traffic: sessions make room for sessions, histograms all stay."""
     with small_disk(tmp_path / "disk", 12 * MIB) as disk:
-        settings = {
-            **golden.LIST_SETTINGS,
-            "input_unix": tmp_path / "dnstap.sock",
-            "data_dir": disk.data,
-            "disk_min_free_bytes": 6 * MIB,
-        }
+        settings = golden.daemon_settings(tmp_path, data_dir=disk.data, disk_min_free_bytes=6 * MIB)
         with Daemon(tmp_path / "run", **settings) as daemon:
             sent = 0
             for _ in range(12):
-                send(daemon, frames)
+                daemon.send(frames)
                 sent += len(frames)
                 daemon.rotate(settle=False)
                 assert disk.free >= 3 * MIB
@@ -516,7 +499,7 @@ def test_the_daemon_keeps_its_budget(tmp_path: Path, frames: list[bytes]) -> Non
             daemon.reload()
             daemon.wait_for_metric("edm_disk_budget_state", 3)
             before = len(daemon.files(HISTOGRAMS))
-            send(daemon, frames)
+            daemon.send(frames)
             daemon.rotate(settle=False)
             daemon._wait(lambda: len(daemon.files(HISTOGRAMS)) > before, "the histogram is written")
             assert by_kind(daemon, "files", "outbox") == 0
@@ -524,14 +507,14 @@ def test_the_daemon_keeps_its_budget(tmp_path: Path, frames: list[bytes]) -> Non
             assert total(daemon, "edm_session_rows_shed_total") == shed + total_sessions // 12
             # A kill on a disk without any room at all, and a start on the same.
             disk.fill()
-            send(daemon, frames)
+            daemon.send(frames)
             daemon.kill()
             daemon.start()
-            send(daemon, frames)
+            daemon.send(frames)
             disk.clear()
             daemon.reload()
             daemon._wait(lambda: daemon.metric("edm_disk_budget_state") < 2, "there is room again")
-            send(daemon, frames)
+            daemon.send(frames)
             daemon.rotate(settle=False)
             daemon._wait(lambda: daemon.files(SESSIONS) != [], "sessions are stored again")
             assert daemon.stop() == 0, daemon.tail()
@@ -546,7 +529,7 @@ def test_the_daemon_keeps_its_budget(tmp_path: Path, frames: list[bytes]) -> Non
 def test_no_room_to_start(tmp_path: Path, inodes: int | None) -> None:
     with small_disk(tmp_path / "disk", MIB, inodes=inodes) as disk:
         disk.fill()
-        settings = {**golden.LIST_SETTINGS, "input_unix": tmp_path / "dnstap.sock", "data_dir": disk.data}
+        settings = golden.daemon_settings(tmp_path, data_dir=disk.data)
         daemon = Daemon(tmp_path / "run", **settings)
         daemon.start(wait=False)
         assert daemon.wait() == 1
@@ -559,10 +542,10 @@ def test_no_room_to_start(tmp_path: Path, inodes: int | None) -> None:
 
 @pytest.mark.slow
 def test_bounds_are_reloaded(tmp_path: Path, frames: list[bytes]) -> None:
-    settings = {**golden.LIST_SETTINGS, "input_unix": tmp_path / "dnstap.sock", "disk_min_free_bytes": 0}
+    settings = golden.daemon_settings(tmp_path, disk_min_free_bytes=0)
     with Daemon(tmp_path / "run", **settings) as daemon:
         for _ in itertools.repeat(None, 3):
-            send(daemon, frames)
+            daemon.send(frames)
             daemon.rotate()
         files = daemon.files(SESSIONS)
         assert len(files) >= 3

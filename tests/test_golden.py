@@ -14,16 +14,11 @@ from edm.input.files import CaptureReader
 from edm.jit import JIT_DISABLED
 from edm.minimiser import minimise
 from edm.observe.metrics import Metrics
-from edm.replay import connect, data_frames, replay
+from edm.replay import connect, replay
 from support import golden
 from support.daemon import HISTOGRAMS, SESSIONS, Daemon
 
 SKIP = "60,000 frames take minutes without JIT; the kernels' own tests cover that mode"
-
-
-def frames_of(name: str) -> list[bytes]:
-    with CaptureReader(golden.capture(name)) as capture:
-        return data_frames(capture)
 
 
 def check_files(data: Path, name: str, *, ordered: bool) -> None:
@@ -90,7 +85,7 @@ def through_the_socket(folder: Path, name: str, workers: int) -> Daemon:
 
 
 def test_several_files_and_forms_are_one_run(tmp_path: Path) -> None:
-    frames = frames_of("mutated")[:2000]
+    frames = golden.frames("mutated")[:2000]
     head = encode_control(START, (CONTENT_TYPE,))
     plain = tmp_path / "a.fstrm"
     plain.write_bytes(head + b"".join(frames[:700]) + encode_control(STOP))
@@ -113,7 +108,7 @@ def test_several_files_and_forms_are_one_run(tmp_path: Path) -> None:
 
 
 def test_what_is_whole_of_a_damaged_file_is_minimised(tmp_path: Path) -> None:
-    frames = frames_of("mutated")[:100]
+    frames = golden.frames("mutated")[:100]
     cut = tmp_path / "cut.fstrm"
     cut.write_bytes(encode_control(START, (CONTENT_TYPE,)) + b"".join(frames)[:-3])
     summary = minimise(golden.golden_config(tmp_path / "data"), [str(cut)], lambda *_: None)

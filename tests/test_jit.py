@@ -63,13 +63,14 @@ def test_the_cache_is_named_after_what_can_be_compiled_into_a_kernel(
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(jit, "_PACKAGE", tmp_path)
-    before = jit._source_digest(), jit._warm_mark().name
+    monkeypatch.setattr(jit, "_sources", jit._read_sources)  # a process reads them once
+    before = jit._sources().kernels_digest, jit._warm_mark().name
     for name in files:
         (tmp_path / name).write_text(files[name] + "# changed\n")
-        assert (jit._source_digest() == before[0]) == (name == "daemon.py"), name
+        assert (jit._sources().kernels_digest == before[0]) == (name == "daemon.py"), name
         assert jit._warm_mark().name != before[1]
         (tmp_path / name).write_text(files[name])
-    assert jit._source_digest() == before[0]
+    assert jit._sources().kernels_digest == before[0]
     # Numba compiles anew what was installed anew, though it be the same.
     assert jit._warm_mark().name != before[1]
     again = jit._warm_mark().name

@@ -17,13 +17,14 @@ Traps that the kernels of this package avoid:
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,17 +39,26 @@ _DECORATED = re.compile(rb"^@(?:kernel|allocating_kernel|inlined|force_inlined)\
 _IMPORTED = re.compile(rb"^(?:from|import) (edm[\w.]*)(?: import (\w+))?", re.MULTILINE)
 
 
-def _digest(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+class _Sources(NamedTuple):
+    """What the cache and its mark are named after.
+
+    Attributes
+    ----------
+    kernels : list of Path
+        The modules that define kernels and all modules of the package that these import. A kernel compiled into its
+        caller is not recompiled by Numba when only the callee's module changed, so the cache folder is named after
+        the text of everything that can be compiled into a kernel.
+    kernels_digest, package_digest : str
+        Of these, and of all modules.
+    """
+
+    kernels: list[Path]
+    kernels_digest: str
+    package_digest: str
 
 
-def _kernel_sources() -> set[Path]:
-    """Return the modules that define kernels and all modules of the package that these import."""
-    texts = {path: path.read_bytes() for path in _PACKAGE.rglob("*.py")}
+def _read_sources() -> _Sources:
+    texts = {path: path.read_bytes() for path in sorted(_PACKAGE.rglob("*.py"))}
     found = {path for path, text in texts.items() if _DECORATED.search(text)} | {_PACKAGE / "jit.py"}
     queue = list(found)
     while queue:
@@ -58,13 +68,19 @@ def _kernel_sources() -> set[Path]:
                 if path in texts and path not in found:
                     found.add(path)
                     queue.append(path)
-    return found
+    kernels = sorted(found)
+    return _Sources(kernels, _digest({path: texts[path] for path in kernels}), _digest(texts))
 
 
-def _source_digest() -> str:
-    # A kernel compiled into its caller is not recompiled by Numba when only the callee's module changed, so
-    # the cache folder is named after the text of everything that can be compiled into a kernel.
-    return _digest(_kernel_sources())
+def _digest(texts: Mapping[Path, bytes]) -> str:
+    digest = hashlib.sha256()
+    for path, text in texts.items():
+        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
+        digest.update(text)
+    return digest.hexdigest()[:16]
+
+
+_sources = functools.cache(_read_sources)
 
 
 def _private(folder: Path) -> bool:
@@ -85,7 +101,7 @@ def _choose_cache() -> Path:
     with contextlib.suppress(RuntimeError):  # no home directory for this user
         candidates.append(Path.home() / ".cache" / "edm")
     for candidate in candidates:
-        folder = candidate / f"kernels-{_source_digest()}{_MODE}"
+        folder = candidate / f"kernels-{_sources().kernels_digest}{_MODE}"
         if _private(folder):
             return folder
     # Nothing may be written: compile anew in each process rather than not run at all.
@@ -155,8 +171,8 @@ def cache_folder() -> Path:
 def _warm_mark() -> Path:
     # Named after the whole package: what calls the kernels decides for which types they are compiled. And after
     # where and when the sources of the kernels were installed, because Numba looks at that.
-    digest = hashlib.sha256(_digest(_PACKAGE.rglob("*.py")).encode())
-    for path in sorted(_kernel_sources()):
+    digest = hashlib.sha256(_sources().package_digest.encode())
+    for path in _sources().kernels:
         digest.update(f"{path}\0{path.stat().st_mtime_ns}\0".encode())
     return cache_folder() / f"warm-{digest.hexdigest()[:16]}"
 

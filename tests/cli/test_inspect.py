@@ -14,9 +14,7 @@ import zstandard
 from edm.cli.main import main
 from edm.framestream.protocol import CONTENT_TYPE, START, STOP, encode_control
 from edm.histogram.schema import SCHEMA
-from edm.input.files import CaptureReader
 from edm.minimiser import minimise
-from edm.replay import data_frames
 from oracles import dnstap_pb2
 from support import golden
 
@@ -32,15 +30,10 @@ def inspected(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> lis
     return found
 
 
-def frames_of(name: str) -> list[bytes]:
-    with CaptureReader(golden.capture(name)) as capture:
-        return data_frames(capture)
-
-
 @pytest.mark.parametrize("name", golden.NAMES)
 def test_a_capture(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (facts,) = inspected(capsys, golden.capture(name))
-    frames = frames_of(name)
+    frames = golden.frames(name)
     assert facts["kind"] == "capture"
     assert facts["frames"] == len(frames) == sum(facts["fates"].values())
     assert facts["frame_bytes"] == sum(len(frame) - 4 for frame in frames)
@@ -56,7 +49,7 @@ def test_a_capture(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_types_and_names_agree_with_another_decoder(capsys: pytest.CaptureFixture[str]) -> None:
     types: Counter[str] = Counter()
     names: Counter[str] = Counter()
-    for frame in frames_of("unbound"):
+    for frame in golden.frames("unbound"):
         dnstap = dnstap_pb2.decode(frame[4:])
         assert dnstap is not None
         types[{5: "CLIENT_QUERY", 6: "CLIENT_RESPONSE"}[dnstap["message"]["type"]]] += 1
@@ -79,7 +72,7 @@ def test_a_damaged_capture_is_shown_as_far_as_it_goes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "cut.fstrm.zst"
-    frames = frames_of("unbound")[:100]
+    frames = golden.frames("unbound")[:100]
     head = encode_control(START, (CONTENT_TYPE,))
     path.write_bytes(zstandard.compress(head + b"".join(frames)[:-3]))
     assert main(["inspect", str(path)]) == 1
@@ -92,7 +85,7 @@ def test_oversized_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "large.fstrm"
     large = (300_000).to_bytes(4, "big") + bytes(300_000)
     head = encode_control(START, (CONTENT_TYPE,))
-    path.write_bytes(head + large + frames_of("unbound")[0] + encode_control(STOP))
+    path.write_bytes(head + large + golden.frames("unbound")[0] + encode_control(STOP))
     (facts,) = inspected(capsys, path)
     assert (facts["frames"], facts["frames_oversized"]) == (1, 1)
 

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from edm.core import backlog as module
 from edm.core.backlog import Backlog
 from edm.core.chunks import chunks_of
-from edm.core.queue_file import DiskError, Entry, QueueFile
+from edm.core.queue_database import DiskError
+from edm.core.queue_file import Entry, QueueFile
 from edm.errors import OutputError
 from support.events import block_of, payloads
 
@@ -319,13 +320,13 @@ def test_a_file_damaged_while_running(tmp_path: Path) -> None:
     for first in range(0, 4000, 100):
         put(backlog, first, first + 100)
     entry = backlog.take(1)[0]
-    assert backlog._file is not None
-    backlog._file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert backlog._disk.file is not None
+    backlog._disk.file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(size // 2 // 4096 * 4096)
         file.write(b"\xff" * 16384)
-    backlog._file._db.execute("PRAGMA cache_size = 0")
+    backlog._disk.file._db.execute("PRAGMA cache_size = 0")
     with capture_logs() as logs:
         left = [entry]
         while taken := backlog.take(1):
@@ -346,18 +347,18 @@ def test_the_file_is_opened_anew_when_it_has_vanished(
     path = tmp_path / "queue.sqlite3"
     backlog = Backlog(path, BIG)
     monkeypatch.setattr(module, "_RETRY", 0.0)
-    assert backlog._file is not None
-    real = backlog._file.insert
+    assert backlog._disk.file is not None
+    real = backlog._disk.file.insert
 
     def failing(*_: Any) -> int:
         raise DiskError("disk I/O error")
 
-    monkeypatch.setattr(backlog._file, "insert", failing)
+    monkeypatch.setattr(backlog._disk.file, "insert", failing)
     with capture_logs() as logs:
         assert not put(backlog, 0, 5)
     assert logs
     assert put(backlog, 5, 10)
-    assert backlog._file.insert.__func__ is real.__func__  # type: ignore[attr-defined]
+    assert backlog._disk.file.insert.__func__ is real.__func__  # type: ignore[attr-defined]
     assert events_of(backlog.take(100)) == payloads(0, 10)
     backlog.close()
 

@@ -6,43 +6,16 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from core.queues import BIG, all_events, balanced, chunk, opened
 from edm.core import queue_file
-from edm.core.chunks import Chunk, chunk_of_messages, chunks_of
-from edm.core.queue_file import FILE_NAME, DamagedFileError, DiskError, InUseError, QueueFile
-from edm.core.rescue import KEPT, replace_damaged
-from support.events import block_of, payloads
-
-BIG = 1 << 30
-
-
-def chunk(first: int, stop: int) -> Chunk:
-    (only,) = chunks_of([block_of(payloads(first, stop))])
-    return only
-
-
-@contextlib.contextmanager
-def opened(folder: Path, limit: int = BIG) -> Iterator[QueueFile]:
-    file = QueueFile(folder / "mqtt" / FILE_NAME, limit)
-    try:
-        yield file
-    finally:
-        file.close()
-
-
-def balanced(file: QueueFile) -> bool:
-    t = file.totals
-    return t["queued"] == t["sent"] + t["failed"] + t["dropped"] + t["damaged"] + file.events
-
-
-def all_events(file: QueueFile) -> list[bytes]:
-    entries, broken = file.read(0, 10**9)
-    assert not broken
-    return [m for entry in entries for m in entry.chunk.messages(entry.chunk.done, len(entry.chunk))]
+from edm.core.chunks import chunk_of_messages
+from edm.core.queue_database import DiskError
+from edm.core.queue_file import FILE_NAME, QueueFile
+from support.events import payloads
 
 
 def test_entries_come_back_in_order_after_a_restart(tmp_path: Path) -> None:
@@ -136,12 +109,6 @@ def test_a_damaged_entry_is_set_aside(tmp_path: Path) -> None:
         assert db.execute("SELECT id, events FROM damaged").fetchall() == [(2, 7), (3, 8)]
 
 
-def test_a_second_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_file, "_LOCK_SECONDS", 0.05)
-    with opened(tmp_path), pytest.raises(InUseError), opened(tmp_path):
-        pass
-
-
 def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     with opened(tmp_path) as file:
         file.insert([chunk(0, 10)], 0, {})
@@ -155,68 +122,6 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
         file._db.execute("PRAGMA max_page_count = 1000000")
         file.insert([chunk(10, 20)], 0, {})
         assert all_events(file) == payloads(0, 20)
-
-
-@pytest.mark.parametrize("content", [b"no database at all" * 1000, b"SQLite format 3\0" + b"\xff" * 8000])
-def test_no_database(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "mqtt" / FILE_NAME
-    path.parent.mkdir()
-    path.write_bytes(content)
-    with pytest.raises(DamagedFileError), opened(tmp_path):
-        pass
-    new, rescue = replace_damaged(path, BIG)
-    new.insert([chunk(0, 1)], 0, {})
-    new.close()
-    assert (rescue.path.name, rescue.saved, rescue.lost) == (FILE_NAME + ".corrupt-1", 0, None)
-    assert rescue.path.read_bytes() == content
-
-
-def test_other_tables(tmp_path: Path) -> None:
-    path = tmp_path / "mqtt" / FILE_NAME
-    path.parent.mkdir()
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("CREATE TABLE entries (id INTEGER PRIMARY KEY, text TEXT)")
-    with pytest.raises(DamagedFileError, match="table entries"), opened(tmp_path):
-        pass
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 99")
-    with pytest.raises(DamagedFileError, match="unknown version 99"), opened(tmp_path):
-        pass
-
-
-def test_what_is_intact_in_a_damaged_file_is_saved(tmp_path: Path) -> None:
-    with opened(tmp_path) as file:
-        for first in range(0, 400, 20):
-            file.insert([chunk(first, first + 20)], 0, {})
-        file.acknowledge([1], (2, 5), {"sent": 25})
-        path = file.path
-    data = bytearray(path.read_bytes())
-    # Wipe out the pages in the middle.
-    middle = len(data) // 2 // 4096 * 4096
-    data[middle : middle + 8192] = b"\xff" * 8192
-    path.write_bytes(data)
-    new, rescue = replace_damaged(path, BIG)
-    with contextlib.closing(new):
-        assert rescue.lost is not None
-        assert rescue.saved + rescue.lost == 375
-        assert rescue.saved >= 200
-        assert new.events == rescue.saved
-        assert new.totals["sent"] == 25
-        assert new.totals["damaged"] == rescue.lost
-        assert balanced(new)
-        entries, _ = new.read(0, 10**9)
-        assert entries[0].id == 2
-        assert entries[0].chunk.done == 5
-        assert entries[-1].chunk.messages(0, 20) == payloads(380, 400)
-
-
-def test_only_some_damaged_files_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / FILE_NAME
-    for _ in range(KEPT + 2):
-        path.write_bytes(b"damaged" * 100)
-        replace_damaged(path, BIG)[0].close()
-    numbers = sorted(int(p.name.rpartition("-")[2]) for p in tmp_path.glob("*.corrupt-?"))
-    assert numbers == list(range(3, 3 + KEPT))
 
 
 def test_space_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ the figures.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import time
@@ -19,19 +18,14 @@ from crash.campaign import MANNERS, Campaign
 from crash.inspection import Remains
 from crash.traffic import FRAMES, KNOWN, Traffic
 from edm.domains.writer import write_dawg
-from edm.jit import JIT_DISABLED
 from edm.replay import Sender, connect
 from support.daemon import Daemon
+from support.long_runs import MARKS, report
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.slow,
-    pytest.mark.skipif(JIT_DISABLED, reason="the daemon is tested with JIT"),
-]
+pytestmark = MARKS
 
 KILLS = int(os.environ.get("EDM_CRASH_KILLS", "12"))
 SEED = int(os.environ.get("EDM_CRASH_SEED", "1"))
-REPORT = os.environ.get("EDM_CRASH_REPORT", "")
 
 
 def test_kills_under_load(tmp_path: Path, sockets: Path) -> None:
@@ -44,10 +38,7 @@ def test_kills_under_load(tmp_path: Path, sockets: Path) -> None:
             campaign.round(manner)
         campaign.finish()
         figures = campaign.figures.summary() | {"events_reported_after_all": campaign.recovered}
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if REPORT:
-        Path(REPORT).write_text(text + "\n")
+    report(figures, "EDM_CRASH_REPORT")
     assert sum(figures["kills"].values()) == KILLS
     assert figures["session_files"] > KILLS / 4
     assert figures["histogram_files"] > KILLS / 4

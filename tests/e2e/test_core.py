@@ -20,7 +20,7 @@ from edm.core.queue_file import FILE_NAME
 from edm.core.session import WINDOW
 from edm.engine import EVENT_FLOOR
 from edm.input.files import CaptureReader
-from edm.replay import Sender, connect, data_frames, replay
+from edm.replay import Sender, connect, replay
 from edm.warmup import sample_frame
 from support import golden, upload_site
 from support.daemon import HISTOGRAMS, Daemon
@@ -157,11 +157,6 @@ def lines_of(name: str) -> list[bytes]:
     return (golden.CAPTURES / name / "new_qname.jsonl").read_bytes().splitlines()
 
 
-def frames_of(name: str) -> list[bytes]:
-    with CaptureReader(golden.capture(name)) as capture:
-        return data_frames(capture)
-
-
 def send(site: Site, daemon: Daemon, frames: Sequence[bytes]) -> None:
     """Send frames and wait until they have been processed."""
     before = daemon.metric(PROCESSED)
@@ -260,7 +255,7 @@ def test_a_broker_that_dies_twice_and_a_daemon_that_is_killed(
     A name is remembered for good when its event is on disk. What was on its way there at the kill is forgotten
     together with its name, and reported when the name comes again.
     """
-    frames, events = frames_of("dnsdist"), lines_of("dnsdist")
+    frames, events = golden.frames("dnsdist"), lines_of("dnsdist")
     third = len(frames) // 3
     site.open_broker()
     with Daemon(site.folder / "edm", **site.settings) as daemon:
@@ -332,7 +327,7 @@ def test_a_burst_of_new_names_without_a_broker(
     rows = burst_of_new_names(count)
     assert count < EVENT_FLOOR
     with Daemon(site.folder / "edm", **site.settings, minimiser_workers=2) as daemon:
-        send(site, daemon, frames_of("unbound")[:2000])  # so that nothing is loaded for the first time
+        send(site, daemon, golden.frames("unbound")[:2000])  # so that nothing is loaded for the first time
         base = Account(daemon)
         memory = resident(daemon.process.pid, "VmRSS")
         began = time.monotonic()
@@ -377,7 +372,7 @@ def test_a_burst_of_new_names_without_a_broker(
 
 
 def test_every_histogram_is_received_once(site: Site, receiver: Receiver) -> None:
-    frames = frames_of("unbound")
+    frames = golden.frames("unbound")
     failing = True
     receiver.decide = lambda _: Reply(500) if failing else CREATED
     with Daemon(
@@ -443,7 +438,7 @@ def reloads(daemon: Daemon) -> dict[tuple[str, str], float]:
 
 def test_new_certificates_after_sighup(site: Site, receiver: Receiver) -> None:
     """Then a pair that does not fit: the old one stays, and the other parts are reloaded."""
-    frames = frames_of("mutated")[:3000]
+    frames = golden.frames("mutated")[:3000]
     # Each name is on one certificate only, so what the broker logs tells the certificate.
     second = site.authority.client("site-2")
     first_serial = site.files.renew_client()

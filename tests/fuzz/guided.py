@@ -61,8 +61,12 @@ def main(arguments: list[str]) -> int:
     def one_input(data: bytes) -> None:
         target.check([data])
 
+    def mutated(data: bytes, longest: int, seed: int) -> bytes:
+        changed = bytes(atheris.Mutate(data, longest))
+        return target.mended(changed) if seed % 4 else changed
+
     limits = [f"-max_len={target.longest}", f"-timeout={_HANG_SECONDS}", "-rss_limit_mb=3000"]
-    atheris.Setup([sys.argv[0], *limits, *arguments[1:], str(folder)], one_input)
+    atheris.Setup([sys.argv[0], *limits, *arguments[1:], str(folder)], one_input, custom_mutator=mutated)
     atheris.Fuzz()
     return 0
 

@@ -135,6 +135,21 @@ def test_mutated_inputs_keep_their_bound() -> None:
     assert min(sizes) == 0
 
 
+@pytest.mark.parametrize(("name", "checksum"), [("packets", 1), ("seen_log", 40)])
+def test_a_checksum_is_put_right(name: str, checksum: int) -> None:
+    target = TARGETS[name]()
+    mended = 0
+    for data in target.corpus():
+        broken = bytearray(data)
+        broken[checksum] ^= 1
+        if target.check([data]) == [True] and target.mended(bytes(broken)) != broken:
+            assert target.check([bytes(broken)]) == [False]
+            assert target.mended(bytes(broken)) == data
+            mended += 1
+    assert mended > 3
+    assert target.mended(b"\x80") == b"\x80"
+
+
 def test_guarded_arrays_refuse_what_numpy_takes() -> None:
     flat, table = Guarded(np.arange(10)), Guarded(np.zeros((3, 4)))
     table[2, 3] = 7

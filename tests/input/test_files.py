@@ -126,6 +126,21 @@ def test_a_pipe_that_gives_single_bytes(form: str, monkeypatch: pytest.MonkeyPat
     assert b"".join(read_capture("-")) == PHASE
 
 
+@pytest.mark.parametrize("before", [0, 1024])
+def test_a_frame_header_is_not_taken_for_two(
+    before: int, capture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the magic number comes what would be a frame alone; as a header it asks for a dictionary."""
+    filler = b"\x53\x2a\x4d\x18" + (before - 8).to_bytes(4, "little") + bytes(before - 8) if before else b""
+    content = filler + b"\x28\xb5\x2f\xfd" + SKIPPABLE + zst(STREAM)
+    for source in (io.BytesIO(content), Dribble(content)):
+        monkeypatch.setattr(sys, "stdin", type("Standard", (), {"buffer": source}))
+        with pytest.raises(InputError, match="compressed data is damaged"):
+            list(read_capture("-"))
+    with pytest.raises(InputError, match="compressed data is damaged"):
+        list(read_capture(capture(content)))
+
+
 def test_a_cut_anywhere_is_told_or_gives_the_whole_data(monkeypatch: pytest.MonkeyPatch) -> None:
     for form in ("gzip members", "zstd frames"):
         content = FORMS[form]

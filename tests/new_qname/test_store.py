@@ -2,18 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import structlog
 from hypothesis import given, settings
@@ -22,37 +17,14 @@ from hypothesis import strategies as st
 from edm.columns import PENDING, QUERY, WELL_KNOWN
 from edm.errors import StoreError
 from edm.jit import JIT_DISABLED
-from edm.new_qname import store as store_module
 from edm.new_qname.log import HEADER_BYTES, NameLog
 from edm.new_qname.store import SeenStore
-from edm.new_qname.table import Table
-from new_qname.batches import insert, wire
+from new_qname.batches import insert
+from new_qname.stores import FIRST, PLENTY, files, kill, largest_file, names, open_store
 from oracles.seen_set import SeenSet
 from oracles.siphash import siphash
 
 ROUNDS = 8 if JIT_DISABLED else 40
-PLENTY = 1 << 20
-FIRST = "names-00000001.seen"
-
-
-def names(*numbers: int) -> list[bytes]:
-    return [wire(f"host{number}.example.com") for number in numbers]
-
-
-def open_store(folder: Path, limit: int = PLENTY, first_slots: int = 64, sync: bool = False) -> SeenStore:
-    return SeenStore.open(folder, limit_entries=limit, sync=sync, first_slots=first_slots)
-
-
-def kill(store: SeenStore) -> None:
-    """Leave the store as a killed process would: nothing more is written or deleted."""
-    store._chores.shutdown(wait=True)
-    for log in store._logs:
-        log.abandon()
-    os.close(store._lock_fd)
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
 
 
 def test_a_name_is_new_once(tmp_path: Path) -> None:
@@ -114,99 +86,6 @@ def test_store_agrees_with_the_oracle(
         assert len(files(folder)) <= 2
     finally:
         shutil.rmtree(folder)
-
-
-def test_growth_forgets_nothing(tmp_path: Path) -> None:
-    count = 600 if JIT_DISABLED else 20_000
-    with open_store(tmp_path) as store:
-        for begin in range(0, count, 100):
-            assert all(insert(store, names(*range(begin, begin + 100))))
-        assert not any(insert(store, names(*range(count))))
-        assert store.names == count
-        assert store.evicted == 0
-        assert store.generation == 1
-        assert store.memory_bytes <= 8 * count / 0.6 * 3
-    assert files(tmp_path) == [FIRST]
-    assert (tmp_path / FIRST).stat().st_size == HEADER_BYTES + 8 * count
-
-
-def test_names_are_found_during_a_migration(tmp_path: Path) -> None:
-    store = open_store(tmp_path, first_slots=8192)
-    count = int(0.6 * 8192)
-    for begin in range(0, count, 1024):
-        insert(store, names(*range(begin, min(begin + 1024, count))))
-    assert insert(store, names(count)) == [True]
-    assert store._tables.migrating is not None
-    assert not any(insert(store, names(*range(count + 1))))
-    assert insert(store, names(count, count + 1)) == [False, True]
-    assert store._tables.migrating is not None
-    assert store.names == count + 2
-    while store._tables.migrating is not None:
-        count += 16
-        insert(store, names(*range(count - 16, count + 2)))
-    assert count < 0.6 * 8192 + 8192 / 8 + 32
-    assert not any(insert(store, names(*range(count + 2))))
-    assert store.names == count + 2 == np.count_nonzero(store._tables.current.slots)
-    store.close()
-
-
-def test_large_tables_are_made_ready_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "LARGE_TABLE_SLOTS", 0)
-    go_on = threading.Event()
-    made: list[int] = []
-
-    def slowly(capacity: int) -> Table:
-        go_on.wait(30)
-        made.append(capacity)
-        return Table(capacity)
-
-    monkeypatch.setattr(Table, "populated", slowly)
-    with open_store(tmp_path) as store:
-        for number in range(50):
-            insert(store, names(number))
-        assert store.memory_bytes == 8 * 64  # beyond 60 %, but nobody has waited
-        go_on.set()
-        insert(store, names(*range(50, 60)))
-        assert made == [128]
-        assert store.memory_bytes >= 8 * 128
-        assert not any(insert(store, names(*range(60))))
-
-
-def test_large_tables_are_given_back_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "LARGE_TABLE_SLOTS", 0)
-    oracle = SeenSet(150)
-    with open_store(tmp_path, 150) as store:
-        for begin in range(0, 1000, 20):
-            batch = names(*range(begin - 30, begin + 20))
-            assert insert(store, batch) == oracle.insert(batch)
-        assert store.generation > 3
-        assert insert(store, names(*range(900, 1000))) == [False] * 100
-    assert len(files(tmp_path)) == 2
-
-
-def test_a_generation_that_nobody_asks_for_is_forgotten(tmp_path: Path) -> None:
-    with open_store(tmp_path, 40) as store:
-        insert(store, names(*range(40)))
-        assert insert(store, names(*range(100, 130))) == [True] * 30
-        assert insert(store, names(7)) == [False]
-        assert store.evicted == 0
-        insert(store, names(*range(200, 215)))
-        assert store.evicted == 39
-        assert insert(store, names(7, 100, 8)) == [False, False, True]
-        assert store.memory_bytes == 2 * 8 * 64
-        assert len(files(tmp_path)) == 2
-
-
-def test_a_lower_limit_holds_after_reopening(tmp_path: Path) -> None:
-    with open_store(tmp_path) as store:
-        insert(store, names(*range(1000)))
-    with open_store(tmp_path, 100) as store:
-        assert insert(store, names(*range(995, 1005))) == [False] * 5 + [True] * 5
-        assert (store.generation, store.names) == (2, 5)
-        for begin in range(2000, 2200, 20):
-            insert(store, names(*range(begin, begin + 20)))
-        assert store.evicted >= 1000
-        assert insert(store, names(3)) == [True]
 
 
 # --- what an operator meets ---
@@ -311,7 +190,7 @@ def test_generations_older_than_two_are_removed(tmp_path: Path) -> None:
     with open_store(tmp_path, 40) as store:
         for begin in range(0, 120, 40):
             insert(store, names(*range(begin, begin + 40)))
-        key = store._logs[0].key
+        key = store._generations.logs[0].key
     NameLog.create(tmp_path, 1, key).close()
     open_store(tmp_path, 40).close()
     assert files(tmp_path) == ["names-00000002.seen", "names-00000003.seen"]
@@ -339,17 +218,6 @@ def test_a_stored_file_is_read_as_documented(tmp_path: Path) -> None:
 
 
 # --- disk ---
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond ``size`` bytes: the nearest thing to a full disk that needs no privileges."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_no_room_to_begin(tmp_path: Path) -> None:
@@ -393,65 +261,6 @@ def test_a_disk_that_stays_full_costs_bounded_memory(tmp_path: Path, monkeypatch
     with open_store(tmp_path) as store:
         # The newest were kept for writing; the others are reported once more.
         assert insert(store, names(*range(300))) == [True] * 260 + [False] * 40
-
-
-def test_without_room_for_a_generation_names_displace_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_room(*_: object) -> NameLog:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    now = [1000.0]
-    monkeypatch.setattr(store_module.time, "monotonic", lambda: now[0])
-    full = int(0.85 * 256)
-    with open_store(tmp_path, 200) as store, structlog.testing.capture_logs() as logs:
-        with monkeypatch.context() as patch:
-            patch.setattr(NameLog, "create", no_room)
-            for begin in range(0, 3000, 10):
-                assert insert(store, names(*range(begin, begin + 10))) == [True] * 10
-                now[0] += 1
-                assert store.names <= full
-            assert store.names == full == np.count_nonzero(store._tables.current.slots)
-            assert store.evicted == 3000 - full
-            assert [log["reason"] for log in logs] == ["No space left on device"]
-            assert insert(store, names(*range(2990, 3000))).count(False) >= 8
-            assert (tmp_path / FIRST).stat().st_size <= HEADER_BYTES + 8 * (4 * 256 + 10)
-        now[0] += 20
-        assert insert(store, names(5000)) == [True]
-        assert (store.generation, store.names) == (2, 1)
-    open_store(tmp_path, 200).close()
-
-
-def test_displacement_takes_one_name_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = open_store(tmp_path, 50)
-    monkeypatch.setattr(store_module, "RETRY_SECONDS", 1e9)
-    insert(store, names(*range(50)))
-    with largest_file(0), structlog.testing.capture_logs():
-        slots = store._tables.current.slots
-        for number in range(50, 400):
-            before = set(slots.tolist())
-            insert(store, names(number))
-            assert len(before - set(slots.tolist()) - {0}) <= 1
-            assert insert(store, names(number)) == [False]
-    assert store.generation == 1
-    assert np.count_nonzero(slots) == store.names == int(0.85 * 64)
-    store.close()
-
-
-def test_without_memory_for_growth_names_displace_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_memory(capacity: int) -> None:
-        raise OSError(errno.ENOMEM, "Cannot allocate memory")
-
-    with open_store(tmp_path) as store:
-        with monkeypatch.context() as patch:
-            patch.setattr(store_module, "Table", no_memory)
-            insert(store, names(*range(300)))
-            assert store.names == int(0.85 * 64)
-        store._retry_at = 0
-        insert(store, names(*range(300)))
-        assert store.names == 300
 
 
 def test_each_batch_is_synced_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

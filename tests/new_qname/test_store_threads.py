@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edm.jit import JIT_DISABLED
-from edm.new_qname import store as store_module
+from edm.new_qname import generations
 from edm.new_qname.store import SeenStore
 from new_qname.batches import insert, wire
 
@@ -21,7 +21,7 @@ THREADS = 4
 def test_each_name_is_new_for_exactly_one_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int, sync: bool
 ) -> None:
-    monkeypatch.setattr(store_module, "LARGE_TABLE_SLOTS", large)
+    monkeypatch.setattr(generations, "LARGE_TABLE_SLOTS", large)
     new: list[list[bytes]] = [[] for _ in range(THREADS)]
     failures: list[BaseException] = []
     everything = [wire(f"n{number}.example") for number in range(NAMES)]
@@ -68,6 +68,6 @@ def test_generations_under_threads_report_at_most_what_was_evicted_again(tmp_pat
         distinct = count + 20
         assert distinct <= sum(found) <= distinct + store.evicted
         # What was reported is either still remembered or was forgotten.
-        previous = store._tables.previous
-        remembered = store.names + (previous.count - store._tables.current.carried if previous else 0)
+        current, _, previous = store._generations.tables
+        remembered = store.names + (previous.count - current.carried if previous else 0)
         assert sum(found) <= remembered + store.evicted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,17 +9,8 @@ import pytest
 from edm.new_qname.log import HEADER_BYTES
 from edm.new_qname.store import SeenStore
 from edm.new_qname.unsaved import Unsaved, from_record, to_record
-from new_qname.batches import batch_of, insert, wire
-
-FIRST = "names-00000001.seen"
-
-
-def names(*numbers: int) -> list[bytes]:
-    return [wire(f"host{number}.example.com") for number in numbers]
-
-
-def open_store(folder: Path, *, limit: int = 1 << 20, sync: bool = False) -> SeenStore:
-    return SeenStore.open(folder, limit_entries=limit, sync=sync, first_slots=64)
+from new_qname.batches import batch_of, insert
+from new_qname.stores import FIRST, kill, names, open_store
 
 
 def remember(store: SeenStore, *numbers: int) -> tuple[list[int], Unsaved]:
@@ -29,14 +19,6 @@ def remember(store: SeenStore, *numbers: int) -> tuple[list[int], Unsaved]:
     found = store.candidates(batch.buf, batch.columns.u32, batch.columns.fate, batch.rows)
     is_new, unsaved = store.remember(found)
     return [numbers[row] for row in found.rows[is_new != 0]], unsaved
-
-
-def kill(store: SeenStore) -> None:
-    """Leave the store as a killed process would: nothing more is written."""
-    store._chores.shutdown(wait=True)
-    for log in store._logs:
-        log.abandon()
-    os.close(store._lock_fd)
 
 
 def test_names_are_known_at_once_and_in_the_file_when_they_are_saved(tmp_path: Path) -> None:

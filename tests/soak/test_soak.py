@@ -6,7 +6,6 @@ in (``unix`` or ``tls``), ``EDM_SOAK_REPORT`` a file for the figures. A soak tha
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import ssl
@@ -20,27 +19,22 @@ import pytest
 from benchmarks.streams import Parameters, generate, well_known_words
 
 from edm.domains.writer import write_dawg
-from edm.jit import JIT_DISABLED
 from edm.replay import Sender, connect
 from soak.load import Connect, SteadyLoad
 from soak.watch import Sample, Watch
 from support import upload_site
 from support.daemon import SESSIONS, START, Daemon
+from support.long_runs import MARKS, report
 from support.mosquitto import Mosquitto
 from support.pki import signing_jwk, write_jwk
 from support.processes import free_port, wait_until
 from support.receiver import Receiver
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.slow,
-    pytest.mark.skipif(JIT_DISABLED, reason="the daemon is tested with JIT"),
-]
+pytestmark = MARKS
 
 SECONDS = float(os.environ.get("EDM_SOAK_SECONDS", "20"))
 RATE = int(os.environ.get("EDM_SOAK_RATE", "50000"))
 INPUT = os.environ.get("EDM_SOAK_INPUT", "unix")
-REPORT = os.environ.get("EDM_SOAK_REPORT", "")
 
 EVERY = min(60.0, SECONDS / 8)
 """Seconds between two rotations on request, and between two reloads. The minute comes on top."""
@@ -179,19 +173,14 @@ def fates(daemon: Daemon) -> dict[str, int]:
     }
 
 
-def report(watch: Watch, **more: Any) -> None:
-    """Print what was measured, and write it where ``EDM_SOAK_REPORT`` says."""
-    figures = {
+def summary(watch: Watch) -> dict[str, Any]:
+    """Return how the daemon's needs developed."""
+    return {
         "seconds": round(watch.samples[-1].time - watch.samples[0].time),
         "share_of_a_core": round(watch.busy, 3),
         "quarters": {name: [round(v, 1) for v in watch.parts(name)] for name in QUANTITIES},
         "slope_per_hour": {name: round(watch.slope(name), 2) for name in QUANTITIES},
-        **more,
     }
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if REPORT:
-        Path(REPORT).write_text(text + "\n")
 
 
 def test_a_steady_load_leaves_nothing_behind(site: Site, tmp_path: Path) -> None:
@@ -222,16 +211,17 @@ def test_a_steady_load_leaves_nothing_behind(site: Site, tmp_path: Path) -> None
         assert daemon.stop() == 0
         errors = [entry for entry in daemon.errors() if entry["msg"] not in EXPECTED_ERRORS]
 
-    report(
-        watch,
-        frames_sent=sent,
-        fates=ended,
-        reconnects=load.reconnects,
-        files=harvest.files,
-        handles_idle_before_and_after=[idle.handles, left.handles],
-        mappings_after=left.mappings,
+    figures = {
+        **summary(watch),
+        "frames_sent": sent,
+        "fates": ended,
+        "reconnects": load.reconnects,
+        "files": harvest.files,
+        "handles_idle_before_and_after": [idle.handles, left.handles],
+        "mappings_after": left.mappings,
         **values,
-    )
+    }
+    report(figures, "EDM_SOAK_REPORT")
     # Every frame sent has one fate, and every row is in a file.
     assert sent == values["edm_frames_received_total"] == sum(ended.values())
     assert harvest.rows == ended["session"] > 0

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edm.replay import Sender, connect
 from support.processes import end_child, free_port, start_child, wait_until
 
 SECRET = "mysecret"
@@ -227,6 +228,15 @@ class Daemon:
         )
 
     # What it does on request
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Send frames over a connection of their own to the Unix socket; wait until they have been processed."""
+        before = self.metric("edm_processed_dnstap_total")
+        with connect(unix=str(self.settings["input_unix"])) as sock:
+            sender = Sender(sock)
+            sender.send(b"".join(frames))
+            sender.finish()
+        self.wait_for_metric("edm_processed_dnstap_total", before + len(frames))
 
     def rotate(self, *, settle: bool = True) -> None:
         """Rotate on request; then wait, while no more frames come, until all files are written."""

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edm.config import Config
+from edm.input.files import CaptureReader
+from edm.replay import data_frames
 
 CAPTURES = Path(__file__).resolve().parent.parent / "captures"
 LISTS = CAPTURES / "lists"
@@ -25,6 +27,16 @@ LABELS = [f"label{i}" for i in range(10)]
 
 def capture(name: str) -> Path:
     return CAPTURES / name / "input.fstrm.zst"
+
+
+def frames(name: str) -> list[bytes]:
+    with CaptureReader(capture(name)) as reader:
+        return data_frames(reader)
+
+
+def daemon_settings(folder: Path, **more: object) -> dict[str, object]:
+    """Return settings for :class:`support.daemon.Daemon` with the captures' lists and a Unix socket in ``folder``."""
+    return {**LIST_SETTINGS, "input_unix": folder / "dnstap.sock", **more}
 
 
 def golden_config(data_dir: Path, workers: int = 1, **more: object) -> Config:

@@ -8,13 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 
 from edm.core.chunks import Chunk
-from edm.core.queue_file import DamagedFileError, DiskError, Entry, InUseError, QueueFile
-from edm.core.rescue import replace_damaged
+from edm.core.queue_database import DiskError, InUseError
+from edm.core.queue_file import Entry, QueueFile
+from edm.core.steady_file import SteadyFile
 from edm.errors import OutputError
 from edm.observe.logs import RateLimited
 
@@ -24,8 +24,6 @@ MEMORY_BYTES = 16 * 1024 * 1024
 _RETRY = 1.0
 _INSERT_BYTES = 4 * 1024 * 1024
 _TROUBLE = (DiskError, InUseError, OutputError, OSError)
-
-T = TypeVar("T")
 
 
 class Backlog:
@@ -53,9 +51,9 @@ class Backlog:
     ----------
     loaded : int
         Events found waiting at the start.
-    queued, imported, sent, failed, damaged : int
+    queued, imported, sent, failed : int
         Events since the start: put, thereof taken over from another program's queue, acknowledged as sent and
-        as failed, lost to damage.
+        as failed.
     dropped : dict[str, int]
         Events dropped since the start, by reason.
     memory_events : int
@@ -65,15 +63,14 @@ class Backlog:
     """
 
     def __init__(self, path: Path | None, limit: int, memory: int = MEMORY_BYTES) -> None:
-        self._path = path
         self._limit = limit
         self._memory_limit = memory
-        self._log = structlog.get_logger()
-        self._limited = RateLimited(self._log)
+        self._limited = RateLimited(structlog.get_logger())
         self._lock = threading.RLock()
         self._memory: deque[Chunk] = deque()
         self._memory_bytes = 0
-        self._file: QueueFile | None = None
+        self._disk = SteadyFile(path, limit)
+        self._broken = 0
         self._retry_at = 0.0
         # Numbers of entries: the last one fetched from the file, the last one finished.
         self._cursor = 0
@@ -85,50 +82,46 @@ class Backlog:
         self._last_memory_id = 0
         self._closed = False
         self._owed = {"queued": 0, "sent": 0, "failed": 0, "dropped": 0, "damaged": 0}
-        self.queued = self.imported = self.sent = self.failed = self.damaged = self.memory_events = 0
+        self.queued = self.imported = self.sent = self.failed = self.memory_events = 0
         self.dropped = {"queue_full": 0, "memory_full": 0, "disk_budget": 0, "shutdown": 0}
         self.on_put: Callable[[], None] = lambda: None
         self.on_dropped: Callable[[str, int], None] = lambda _reason, _events: None
         if path is not None:
-            self._open(path)
+            try:
+                self._disk.open()
+            except DiskError as error:
+                self._trouble(error)
         self.loaded = self.disk_events
-
-    def _open(self, path: Path) -> None:
-        try:
-            self._attempt(lambda _: None, opening=True)
-        except InUseError as error:
-            raise OutputError(f"{path}: {error}") from None
-        except DiskError as error:
-            if not error.full:
-                raise OutputError(f"{path}: {error}") from None
-            self._trouble(error)
-        except OSError as error:
-            raise OutputError(f"{path}: {error.strerror}") from None
 
     # What waits
 
     @property
     def disk_events(self) -> int:
         """Events in the file, those being sent included."""
-        file = self._file
+        file = self._disk.file
         return file.events - self._unnoted_events if file else 0
 
     @property
     def disk_bytes(self) -> int:
         """Bytes of these."""
-        file = self._file
+        file = self._disk.file
         return file.bytes if file else 0
+
+    @property
+    def damaged(self) -> int:
+        """Events since the start that were lost to damage."""
+        return self._broken + self._disk.lost
 
     @property
     def totals(self) -> dict[str, int]:
         """What became of all events over the life of the file, as it stands there."""
-        file = self._file
+        file = self._disk.file
         return dict(file.totals) if file else {}
 
     @property
     def names(self) -> bytes:
         """Names that came with the last events of an earlier run; see :class:`edm.core.chunks.Chunk`."""
-        file = self._file
+        file = self._disk.file
         return file.names if file else b""
 
     # The way in
@@ -153,7 +146,7 @@ class Backlog:
             finally:
                 stored()
             self._trim()
-            safe = self._file is not None and not self._memory
+            safe = self._disk.file is not None and not self._memory
         self.on_put()
         return safe
 
@@ -162,7 +155,7 @@ class Backlog:
         with self._lock:
             self._flush()
             with contextlib.suppress(*_TROUBLE):
-                self._attempt(QueueFile.give_back)
+                self._disk.attempt(QueueFile.give_back)
         self._limited.flush()
 
     def shed(self, size: int) -> tuple[int, int]:
@@ -174,11 +167,11 @@ class Backlog:
             Events dropped, and by how many bytes the file became smaller.
         """
         with self._lock:
-            if self._path is None or self._closed:
+            if self._disk.path is None or self._closed:
                 return 0, 0
             try:
                 self._note()  # what is done must not be dropped as well
-                dropped, freed = self._attempt(lambda file: file.shed(size, self._cursor))
+                dropped, freed = self._disk.attempt(lambda file: file.shed(size, self._cursor))
             except _TROUBLE as error:
                 self._trouble(error)
                 return 0, 0
@@ -186,7 +179,7 @@ class Backlog:
             return dropped, freed
 
     def _flush(self) -> None:
-        if self._path is None or self._closed or time.monotonic() < self._retry_at:
+        if self._disk.path is None or self._closed or time.monotonic() < self._retry_at:
             return
         try:
             self._note()
@@ -202,7 +195,7 @@ class Backlog:
             self._trouble(error)
 
     def _insert(self, part: list[Chunk], size: int) -> None:
-        dropped = self._attempt(lambda file: file.insert(part, self._cursor, {}))
+        dropped = self._disk.attempt(lambda file: file.insert(part, self._cursor, {}))
         for _ in part:
             self._memory.popleft()
         self._memory_bytes -= size
@@ -252,15 +245,15 @@ class Backlog:
         return Entry(self._last_memory_id, chunk)
 
     def _from_file(self, most_events: int) -> list[Entry]:
-        if self._path is None or self._closed:
+        if self._disk.path is None or self._closed:
             return []
         try:
-            entries, broken = self._attempt(lambda file: file.read(self._cursor, most_events))
+            entries, broken = self._disk.attempt(lambda file: file.read(self._cursor, most_events))
         except _TROUBLE as error:
             self._limited.error("queue of new names cannot be read", reason=str(error))
             return []
         for wreck in broken:
-            self.damaged += wreck.events
+            self._broken += wreck.events
             self._limited.error(
                 "damaged entry in the queue of new names set aside", reason=wreck.reason, events=wreck.events
             )
@@ -305,7 +298,7 @@ class Backlog:
             elif partial is not None:
                 self._progress = partial
             self._unnoted_events += sent + failed - (in_memory - self.memory_events)
-            if self._path is not None and time.monotonic() >= self._retry_at:
+            if self._disk.path is not None and time.monotonic() >= self._retry_at:
                 try:
                     self._note()
                 except _TROUBLE as error:
@@ -317,7 +310,7 @@ class Backlog:
         progress = self._progress if self._progress and self._progress[0] > self._finished else None
         owed = {name: amount for name, amount in self._owed.items() if amount}
         if numbers or owed:
-            self._attempt(lambda file: file.acknowledge(numbers, progress, owed))
+            self._disk.attempt(lambda file: file.acknowledge(numbers, progress, owed))
             self._unnoted = []
             self._unnoted_events = 0
             self._owed = dict.fromkeys(self._owed, 0)
@@ -334,52 +327,6 @@ class Backlog:
                 self._memory_bytes += chunk.size
 
     # Trouble
-
-    def _attempt(self, action: Callable[[QueueFile], T], *, opening: bool = False) -> T:
-        """Do something with the file, which is opened if need be and replaced if it is damaged."""
-        assert self._path is not None or self._file is None
-        if self._path is None:
-            raise DiskError("there is no queue file")
-        try:
-            if self._file is None:
-                self._file = QueueFile(self._path, self._limit)
-            return action(self._file)
-        except DamagedFileError as error:
-            self._replace(self._path, str(error), opening)
-            if self._file is None:
-                raise DiskError(str(error)) from error
-            return action(self._file)
-        except DiskError as error:
-            if self._file is not None and not error.full:
-                # A file that has vanished or turned read-only comes back only by opening it anew.
-                self._reopen(self._path)
-            raise
-
-    def _reopen(self, path: Path) -> None:
-        if self._file is None:
-            return
-        before = self._file
-        before.close()
-        self._file = None
-        with contextlib.suppress(DiskError, DamagedFileError, InUseError, OutputError):
-            self._file = QueueFile(path, self._limit)
-
-    def _replace(self, path: Path, reason: str, opening: bool) -> None:
-        known = self._file.events if self._file is not None else None
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._file, rescue = replace_damaged(path, self._limit)
-        lost = rescue.lost if known is None else max(0, known - rescue.saved)
-        self.damaged += lost or 0
-        self._log.error(
-            "queue of new names is damaged and was set aside",
-            reason=reason,
-            filename=str(rescue.path),
-            saved=rescue.saved,
-            lost="unknown" if lost is None else lost,
-            at_start=opening,
-        )
 
     def _trouble(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + _RETRY
@@ -399,8 +346,7 @@ class Backlog:
             self._count_dropped("shutdown", lost)
             self._memory.clear()
             self._closed = True
-            if self._file is not None:
-                self._file.close()
+            self._disk.close()
             return lost
 
 

@@ -10,64 +10,23 @@ Nothing here is thread-safe; :class:`edm.core.backlog.Backlog` sees to that.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edm.core.chunks import Chunk
+from edm.core.queue_database import open_database, sqlite_errors, transaction
 from edm.output.paths import make_folder
 
-VERSION = 1
 FILE_NAME = "queue.sqlite3"
 TOTALS = ("queued", "sent", "failed", "dropped", "damaged")
 """What is counted over the life of the file. Always: queued = sent + failed + dropped + damaged + waiting."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    id INTEGER PRIMARY KEY, events INTEGER NOT NULL, done INTEGER NOT NULL, bytes INTEGER NOT NULL,
-    topic TEXT, crc INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS damaged (
-    id INTEGER, events INTEGER, reason TEXT, topic TEXT, body BLOB,
-    set_aside TEXT DEFAULT CURRENT_TIMESTAMP);
-CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS last_names (one INTEGER PRIMARY KEY CHECK (one = 1), record BLOB NOT NULL);
-"""
 _ENTRY = "SELECT id, done, topic, crc, body FROM entries WHERE id > ? ORDER BY id LIMIT 64"
-_COLUMNS = {
-    "entries": ("id", "events", "done", "bytes", "topic", "crc", "body"),
-    "damaged": ("id", "events", "reason", "topic", "body", "set_aside"),
-    "totals": ("name", "value"),
-    "last_names": ("one", "record"),
-}
 _INSERT = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DAMAGED_KEPT = 1000
 _FREE_PAGES = 4096
-_LOCK_SECONDS = 5.0
-
-
-class DiskError(Exception):
-    """The file cannot be used now. Trying again later may help.
-
-    Attributes
-    ----------
-    full : bool
-        It is because the disk is full.
-    """
-
-    def __init__(self, reason: str, *, full: bool = False) -> None:
-        super().__init__(reason)
-        self.full = full
-
-
-class DamagedFileError(Exception):
-    """The file is damaged as a whole, or no file of ours."""
-
-
-class InUseError(Exception):
-    """Another process has the file open."""
 
 
 @dataclass(slots=True)
@@ -123,45 +82,16 @@ class QueueFile:
         self.path = path
         self.limit = limit
         make_folder(path.parent)
-        self._db = self._connect()
+        self._db = open_database(path)
         try:
-            with self._errors():
-                self._prepare()
+            with sqlite_errors():
+                self._count()
         except BaseException:
             self._db.close()
             raise
 
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            # SQLite gives its side files the mode of the main file.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            db = sqlite3.connect(
-                self.path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
-            )
-        except (OSError, sqlite3.Error) as error:
-            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            raise DiskError(getattr(error, "strerror", None) or str(error), full=full) from error
-        db.text_factory = lambda text: text.decode("utf-8", "replace")
-        return db
-
-    def _prepare(self) -> None:
+    def _count(self) -> None:
         db = self._db
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("PRAGMA journal_size_limit = 16777216")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, VERSION):
-            raise DamagedFileError(f"it has the unknown version {version}")
-        with self._transaction():
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {VERSION}")
-        for table, columns in _COLUMNS.items():
-            found = tuple(row[1] for row in db.execute(f"PRAGMA table_info({table})"))
-            if found != columns:
-                raise DamagedFileError(f"its table {table} is not as expected")
         self.events, self.bytes, self._last_id = db.execute(
             "SELECT ifnull(sum(events - done), 0), ifnull(sum(bytes), 0), ifnull(max(id), 0) FROM entries"
         ).fetchone()
@@ -169,29 +99,6 @@ class QueueFile:
         self.totals.update(db.execute("SELECT name, value FROM totals").fetchall())
         row = db.execute("SELECT record FROM last_names").fetchone()
         self.names = row[0] if row is not None and isinstance(row[0], bytes) else b""
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise DamagedFileError(str(error)) from error
-            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise InUseError("another process uses it") from error
-            raise DiskError(str(error), full=code == sqlite3.SQLITE_FULL) from error
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            raise
 
     def insert(self, chunks: Sequence[Chunk], protected: int, totals: Mapping[str, int]) -> int:
         """Append chunks, dropping the oldest entries first where room is needed.
@@ -214,7 +121,7 @@ class QueueFile:
         names = next((chunk.names for chunk in reversed(chunks) if chunk.names), b"")
         size = sum(chunk.size for chunk in chunks)
         events = sum(chunk.waiting for chunk in chunks)
-        with self._errors(), self._transaction():
+        with sqlite_errors(), transaction(self._db):
             dropped_bytes, dropped = self._drop(self.bytes + size - self.limit, protected)
             self._db.executemany(_INSERT, rows)
             if names:
@@ -228,7 +135,7 @@ class QueueFile:
 
     def restore(self, entries: Sequence[Entry], totals: Mapping[str, int]) -> None:
         """Put entries of another file in under their old numbers, and make its totals this file's."""
-        with self._errors(), self._transaction():
+        with sqlite_errors(), transaction(self._db):
             self._db.executemany(_INSERT, [_row(entry) for entry in entries])
             self.totals = self._add(totals)
         self._last_id = max([self._last_id, *(entry.id for entry in entries)])
@@ -272,7 +179,7 @@ class QueueFile:
         entries: list[Entry] = []
         bad: list[tuple[int, str]] = []
         events = 0
-        with self._errors(), contextlib.closing(self._db.execute(_ENTRY, (after,))) as rows:
+        with sqlite_errors(), contextlib.closing(self._db.execute(_ENTRY, (after,))) as rows:
             for number, done, topic, crc, body in rows:
                 try:
                     entry = Entry(number, Chunk.decode(body, crc, topic, done))
@@ -286,7 +193,7 @@ class QueueFile:
         return entries, [self._set_aside(number, reason) for number, reason in bad]
 
     def _set_aside(self, number: int, reason: str) -> Broken:
-        with self._errors(), self._transaction():
+        with sqlite_errors(), transaction(self._db):
             events, size = self._db.execute(
                 "SELECT max(0, events - done), bytes FROM entries WHERE id = ?", (number,)
             ).fetchone()
@@ -320,7 +227,7 @@ class QueueFile:
             What to add to the totals.
         """
         events = size = 0
-        with self._errors(), self._transaction():
+        with sqlite_errors(), transaction(self._db):
             for number in finished:
                 row = self._db.execute(
                     "SELECT events - done, bytes FROM entries WHERE id = ?", (number,)
@@ -342,7 +249,7 @@ class QueueFile:
 
     def give_back(self) -> None:
         """Return some of the space of removed entries to the file system, if there is much of it."""
-        with self._errors():
+        with sqlite_errors():
             (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
             if free > _FREE_PAGES:
                 # Not execute(): it would stop after the first page.
@@ -363,13 +270,13 @@ class QueueFile:
             Events dropped, and bytes by which the file and its log became smaller.
         """
         before = self._stored_bytes()
-        with self._errors():
+        with sqlite_errors():
             # What the log holds twice may be enough already, or the room of entries that are gone.
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             (page,) = self._db.execute("PRAGMA page_size").fetchone()
             (unused,) = self._db.execute("PRAGMA freelist_count").fetchone()
             excess = size - (before - self._stored_bytes()) - unused * page
-            with self._transaction():
+            with transaction(self._db):
                 dropped_bytes, dropped = self._drop(excess, protected)
                 totals = self._add({"dropped": dropped})
             self.totals = totals
@@ -396,9 +303,6 @@ __all__ = [
     "FILE_NAME",
     "TOTALS",
     "Broken",
-    "DamagedFileError",
-    "DiskError",
     "Entry",
-    "InUseError",
     "QueueFile",
 ]

@@ -33,6 +33,9 @@ _GZIP_INPUT = 1 << 16
 # The zstandard module has no bound on what one call puts out. A block of 4 bytes can stand for 128 KiB, so
 # this bounds the output of a call to 32 MiB.
 _ZSTD_INPUT = 1 << 10
+# The longest frame header (RFC 8878, 3.1.1.1). If one comes in two pieces, the library takes the second for a frame
+# of its own where it looks like one, and what it should have refused is read.
+_ZSTD_HEADER = 18
 
 
 class _File:
@@ -181,7 +184,9 @@ class _Zstd(_Compressed):
 
     def _piece(self, view: memoryview) -> int:
         while not self._output:
-            self._input = self._input or self._file.read(_ZSTD_INPUT)
+            least = _ZSTD_HEADER if self._frame is None else 1
+            while len(self._input) < least and (more := self._file.read(_ZSTD_INPUT)):
+                self._input += more
             if not self._input:
                 if self._frame is not None:
                     raise _TruncatedError

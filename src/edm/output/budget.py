@@ -29,6 +29,7 @@ import structlog
 
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
+from edm.output.balance import Balance, Limits
 from edm.output.budget_metrics import BudgetMetrics
 from edm.output.paths import DataDirectory
 from edm.output.usage import Disk, StoredFile, Usage
@@ -41,35 +42,8 @@ PATIENCE = 1.0
 ENOUGH, SESSIONS_GIVE_WAY, REST_GIVES_WAY, CANNOT_BE_KEPT = range(4)
 """States: there is room; session data give way; the rest does as well; nothing is left that may be removed."""
 
-_NO_BOUND = 1 << 62
 _FAILURES = 8
 _WITH_ROWS = ("session", "refused", "outbox")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The bounds in bytes; 0 is none.
-
-    Attributes
-    ----------
-    total : int
-        For everything stored.
-    free : int
-        To stay free on each file system.
-    """
-
-    total: int
-    free: int
-
-    @property
-    def total_of_sessions(self) -> int:
-        """What everything together may take before session data give way."""
-        return self.total - self.total // 16
-
-    @property
-    def free_of_rest(self) -> int:
-        """Free bytes below which the rest gives way as well."""
-        return self.free // 2
 
 
 class Sessions(Protocol):
@@ -109,24 +83,6 @@ class SeenNames(Protocol):
 
     def forget_previous(self) -> int:
         """Remove the file of the previous generation; return its size."""
-
-
-@dataclass
-class _Balance:
-    """What the bounds still lack while things are being removed."""
-
-    total: int
-    free: dict[int, int]
-
-    def lacking(self, device: int, most: int, least_free: int) -> int:
-        """Return how much of what lies on ``device`` has to go; a bound of 0 is none."""
-        over = self.total - most if most else 0
-        short = least_free - self.free[device] if least_free else 0
-        return max(0, over, short)
-
-    def removed(self, device: int, size: int) -> None:
-        self.total -= size
-        self.free[device] += size
 
 
 @dataclass
@@ -258,7 +214,7 @@ class DiskBudget:
         limits = self.limits
         waiting = self._sessions.waiting_bytes
         home = usage.devices["session"]
-        balance = _Balance(usage.total, dict(usage.free))
+        balance = Balance(usage.total, dict(usage.free))
         # What session rows in memory will take, and what their writer asks for, comes first.
         balance.removed(home, -waiting - wanted)
         gave_way, clean = False, True
@@ -273,10 +229,10 @@ class DiskBudget:
             gave_way = gave_way or shed.files > 0
             clean = clean and not shed.failed
         balance.removed(home, wanted)
-        room = self._room_for_sessions(balance, home, limits)
+        room = balance.room_for_sessions(home, limits)
         state = SESSIONS_GIVE_WAY if gave_way or room < max(wanted, 1) else ENOUGH
         balance.removed(home, waiting)
-        if self._lacks_rest(balance, usage):
+        if balance.lacks_rest(usage.devices.values(), limits):
             if not clean:
                 # The rest must not pay for what ought to have gone before.
                 state = CANNOT_BE_KEPT
@@ -293,20 +249,10 @@ class DiskBudget:
             self._refusing = self._refusing and room < wanted
         self._counts.show(usage, state)
 
-    def _room_for_sessions(self, balance: _Balance, home: int, limits: Limits) -> int:
-        room = balance.free[home] - limits.free if limits.free else _NO_BOUND
-        return min(room, limits.total_of_sessions - balance.total) if limits.total else room
-
-    def _lacks_rest(self, balance: _Balance, usage: Usage) -> bool:
-        limits = self.limits
-        return any(
-            balance.lacking(device, limits.total, limits.free_of_rest) for device in usage.devices.values()
-        )
-
     # Removing
 
     def _remove(
-        self, kind: str, files: Iterable[StoredFile], balance: _Balance, most: int, least_free: int
+        self, kind: str, files: Iterable[StoredFile], balance: Balance, most: int, least_free: int
     ) -> _Shed:
         """Remove files of one kind, in the order given, as far as the bounds demand it."""
         shed = _Shed()
@@ -340,11 +286,11 @@ class DiskBudget:
     def _tell(self, kind: str, size: int, **more: int) -> None:
         self._limited.warning("removed to make room on the disk", kind=kind, bytes=size, **more)
 
-    def _shed_rest(self, usage: Usage, balance: _Balance) -> int:
+    def _shed_rest(self, usage: Usage, balance: Balance) -> int:
         """Let histograms, events and seen names give way; return the state."""
         most, least = self.limits.total, self.limits.free_of_rest
         balance = self._leave_alone_what_does_not_help(usage, balance, least)
-        if not self._lacks_rest(balance, usage):
+        if not balance.lacks_rest(usage.devices.values(), self.limits):
             self._hold(False)
             self._limited.error(
                 "too little disk space is free, and nothing that could be removed would change that",
@@ -375,7 +321,7 @@ class DiskBudget:
             return CANNOT_BE_KEPT
         return REST_GIVES_WAY
 
-    def _leave_alone_what_does_not_help(self, usage: Usage, balance: _Balance, least: int) -> _Balance:
+    def _leave_alone_what_does_not_help(self, usage: Usage, balance: Balance, least: int) -> Balance:
         """Return the balance without what is lacking on file systems that others have filled."""
         removable = dict.fromkeys(usage.free, 0)
         for kind in ("refused", "outbox"):
@@ -387,7 +333,7 @@ class DiskBudget:
             device: least if room + removable[device] < least else room
             for device, room in balance.free.items()
         }
-        return _Balance(balance.total, free)
+        return Balance(balance.total, free)
 
     def _hold(self, held: bool) -> None:
         if held == self._held:

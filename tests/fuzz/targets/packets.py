@@ -102,10 +102,15 @@ class PacketsTarget(Target):
         return bytes((0x30 | quality << 1,)) + _number(len(rest)) + rest
 
     def mutate(self, rng: Random, data: bytes, other: bytes) -> bytes:
-        changed = bytearray(super().mutate(rng, data, other))
+        changed = super().mutate(rng, data, other)
         if len(changed) >= 5 and changed[0] & 0x80 and rng.random() < 0.8:
-            changed[1:5] = zlib.crc32(changed[5:]).to_bytes(4, "big")
-        return bytes(changed)
+            return self.mended(changed)
+        return changed
+
+    def mended(self, data: bytes) -> bytes:
+        if len(data) < 5 or not data[0] & 0x80:
+            return data
+        return data[:1] + zlib.crc32(data[5:]).to_bytes(4, "big") + data[5:]
 
     def check(self, inputs: Sequence[bytes]) -> list[bool]:
         return [self._stored(data) if data[:1] >= b"\x80" else self._packet(data) for data in inputs]

@@ -54,10 +54,13 @@ class SeenLogTarget(Target):
         return header + rng.randbytes(rng.randrange(100)) + bytes(rng.randrange(9))
 
     def mutate(self, rng: Random, data: bytes, other: bytes) -> bytes:
-        changed = bytearray(super().mutate(rng, data, other))
-        if rng.random() < 0.5 and len(changed) >= 44:
-            changed[40:44] = zlib.crc32(changed[:40]).to_bytes(4, "little")
-        return bytes(changed)
+        changed = super().mutate(rng, data, other)
+        return self.mended(changed) if rng.random() < 0.5 else changed
+
+    def mended(self, data: bytes) -> bytes:
+        if len(data) < 44:
+            return data
+        return data[:40] + zlib.crc32(data[:40]).to_bytes(4, "little") + data[44:]
 
     def check(self, inputs: Sequence[bytes]) -> list[bool]:
         return [self._one(data) for data in inputs]

@@ -1,0 +1,171 @@
+"""How the tables of the store grow, take turns, and do without room; seen from outside."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+
+from edm.jit import JIT_DISABLED
+from edm.new_qname import generations
+from edm.new_qname.log import HEADER_BYTES, NameLog
+from edm.new_qname.table import Table
+from new_qname.batches import insert
+from new_qname.stores import FIRST, files, largest_file, names, open_store
+from oracles.seen_set import SeenSet
+
+
+def test_growth_forgets_nothing(tmp_path: Path) -> None:
+    count = 600 if JIT_DISABLED else 20_000
+    with open_store(tmp_path) as store:
+        for begin in range(0, count, 100):
+            assert all(insert(store, names(*range(begin, begin + 100))))
+        assert not any(insert(store, names(*range(count))))
+        assert store.names == count
+        assert store.evicted == 0
+        assert store.generation == 1
+        assert store.memory_bytes <= 8 * count / 0.6 * 3
+    assert files(tmp_path) == [FIRST]
+    assert (tmp_path / FIRST).stat().st_size == HEADER_BYTES + 8 * count
+
+
+def test_names_are_found_during_a_migration(tmp_path: Path) -> None:
+    store = open_store(tmp_path, first_slots=8192)
+    count = int(0.6 * 8192)
+    for begin in range(0, count, 1024):
+        insert(store, names(*range(begin, min(begin + 1024, count))))
+    assert insert(store, names(count)) == [True]
+    assert store._generations.tables.migrating is not None
+    assert not any(insert(store, names(*range(count + 1))))
+    assert insert(store, names(count, count + 1)) == [False, True]
+    assert store._generations.tables.migrating is not None
+    assert store.names == count + 2
+    while store._generations.tables.migrating is not None:
+        count += 16
+        insert(store, names(*range(count - 16, count + 2)))
+    assert count < 0.6 * 8192 + 8192 / 8 + 32
+    assert not any(insert(store, names(*range(count + 2))))
+    assert store.names == count + 2 == np.count_nonzero(store._generations.tables.current.slots)
+    store.close()
+
+
+def test_large_tables_are_made_ready_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "LARGE_TABLE_SLOTS", 0)
+    go_on = threading.Event()
+    made: list[int] = []
+
+    def slowly(capacity: int) -> Table:
+        go_on.wait(30)
+        made.append(capacity)
+        return Table(capacity)
+
+    monkeypatch.setattr(Table, "populated", slowly)
+    with open_store(tmp_path) as store:
+        for number in range(50):
+            insert(store, names(number))
+        assert store.memory_bytes == 8 * 64  # beyond 60 %, but nobody has waited
+        go_on.set()
+        insert(store, names(*range(50, 60)))
+        assert made == [128]
+        assert store.memory_bytes >= 8 * 128
+        assert not any(insert(store, names(*range(60))))
+
+
+def test_large_tables_are_given_back_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "LARGE_TABLE_SLOTS", 0)
+    oracle = SeenSet(150)
+    with open_store(tmp_path, 150) as store:
+        for begin in range(0, 1000, 20):
+            batch = names(*range(begin - 30, begin + 20))
+            assert insert(store, batch) == oracle.insert(batch)
+        assert store.generation > 3
+        assert insert(store, names(*range(900, 1000))) == [False] * 100
+    assert len(files(tmp_path)) == 2
+
+
+def test_a_generation_that_nobody_asks_for_is_forgotten(tmp_path: Path) -> None:
+    with open_store(tmp_path, 40) as store:
+        insert(store, names(*range(40)))
+        assert insert(store, names(*range(100, 130))) == [True] * 30
+        assert insert(store, names(7)) == [False]
+        assert store.evicted == 0
+        insert(store, names(*range(200, 215)))
+        assert store.evicted == 39
+        assert insert(store, names(7, 100, 8)) == [False, False, True]
+        assert store.memory_bytes == 2 * 8 * 64
+        assert len(files(tmp_path)) == 2
+
+
+def test_a_lower_limit_holds_after_reopening(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        insert(store, names(*range(1000)))
+    with open_store(tmp_path, 100) as store:
+        assert insert(store, names(*range(995, 1005))) == [False] * 5 + [True] * 5
+        assert (store.generation, store.names) == (2, 5)
+        for begin in range(2000, 2200, 20):
+            insert(store, names(*range(begin, begin + 20)))
+        assert store.evicted >= 1000
+        assert insert(store, names(3)) == [True]
+
+
+def test_without_room_for_a_generation_names_displace_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> NameLog:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    now = [1000.0]
+    monkeypatch.setattr(generations.time, "monotonic", lambda: now[0])
+    full = int(0.85 * 256)
+    with open_store(tmp_path, 200) as store, structlog.testing.capture_logs() as logs:
+        with monkeypatch.context() as patch:
+            patch.setattr(NameLog, "create", no_room)
+            for begin in range(0, 3000, 10):
+                assert insert(store, names(*range(begin, begin + 10))) == [True] * 10
+                now[0] += 1
+                assert store.names <= full
+            assert store.names == full == np.count_nonzero(store._generations.tables.current.slots)
+            assert store.evicted == 3000 - full
+            assert [log["reason"] for log in logs] == ["No space left on device"]
+            assert insert(store, names(*range(2990, 3000))).count(False) >= 8
+            assert (tmp_path / FIRST).stat().st_size <= HEADER_BYTES + 8 * (4 * 256 + 10)
+        now[0] += 20
+        assert insert(store, names(5000)) == [True]
+        assert (store.generation, store.names) == (2, 1)
+    open_store(tmp_path, 200).close()
+
+
+def test_displacement_takes_one_name_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path, 50)
+    monkeypatch.setattr(generations, "RETRY_SECONDS", 1e9)
+    insert(store, names(*range(50)))
+    with largest_file(0), structlog.testing.capture_logs():
+        slots = store._generations.tables.current.slots
+        for number in range(50, 400):
+            before = set(slots.tolist())
+            insert(store, names(number))
+            assert len(before - set(slots.tolist()) - {0}) <= 1
+            assert insert(store, names(number)) == [False]
+    assert store.generation == 1
+    assert np.count_nonzero(slots) == store.names == int(0.85 * 64)
+    store.close()
+
+
+def test_without_memory_for_growth_names_displace_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(capacity: int) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with open_store(tmp_path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(generations, "Table", no_memory)
+            insert(store, names(*range(300)))
+            assert store.names == int(0.85 * 64)
+        store._generations._retry_at = 0
+        insert(store, names(*range(300)))
+        assert store.names == 300
