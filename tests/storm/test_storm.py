@@ -78,7 +78,7 @@ def rage(folder: Path, **settings: object) -> Storms:
             with storm:
                 _wait(storm, seconds)
                 sent += finish_sender(sender).passes
-            held.append(_calm(storm, FRAMES * sum(map(len, sent))))
+            held.append(_calm(storm, FRAMES * sum(map(len, sent)), *held))
         metrics = daemon.metrics()
         assert daemon.stop() == 0, daemon.tail()
         assert {entry["msg"] for entry in daemon.errors()} <= EXPECTED, daemon.errors()
@@ -96,13 +96,21 @@ def _wait(storm: Storm, seconds: float) -> None:
     )
 
 
-def _calm(storm: Storm, frames: int) -> Resources:
-    """Wait until all frames are worked off and written; return what the daemon then holds."""
+def _calm(storm: Storm, frames: int, *before: Resources) -> Resources:
+    """Wait until all frames are worked off and written; return what the daemon then holds.
+
+    The thread that answered the last request may be about to end: it is given time to do so.
+    """
     daemon = storm.daemon
     daemon.wait_for_metric("edm_processed_dnstap_total", frames)
     storm.settle()
     daemon.rotate()
     wait_until(lambda: daemon.metric("edm_open_connections") == 0, "the senders are gone")
+    end = time.monotonic() + 5
+    while time.monotonic() < end and any(
+        Resources.of(daemon.process.pid).threads > held.threads for held in before
+    ):
+        time.sleep(0.05)
     return Resources.of(daemon.process.pid)
 
 
