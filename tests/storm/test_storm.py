@@ -53,6 +53,9 @@ EXPECTED = {"frame is no dnstap message", "DNS message cannot be parsed"}
 MAPPINGS = 24
 """Mappings more than before that are no leak: thread stacks and arenas of the allocator come and go."""
 
+LATE_THREADS = 1
+"""Threads likewise: the one that makes the next table of seen names ready begins when the first large one fills."""
+
 GROWTH = 64 << 20
 """Bytes of memory likewise: Argon2id alone uses 64 MiB at a time."""
 
@@ -78,7 +81,7 @@ def rage(folder: Path, **settings: object) -> Storms:
             with storm:
                 _wait(storm, seconds)
                 sent += finish_sender(sender).passes
-            held.append(_calm(storm, FRAMES * sum(map(len, sent)), *held))
+            held.append(_calm(storm, FRAMES * sum(map(len, sent))))
         metrics = daemon.metrics()
         assert daemon.stop() == 0, daemon.tail()
         assert {entry["msg"] for entry in daemon.errors()} <= EXPECTED, daemon.errors()
@@ -96,21 +99,13 @@ def _wait(storm: Storm, seconds: float) -> None:
     )
 
 
-def _calm(storm: Storm, frames: int, *before: Resources) -> Resources:
-    """Wait until all frames are worked off and written; return what the daemon then holds.
-
-    The thread that answered the last request may be about to end: it is given time to do so.
-    """
+def _calm(storm: Storm, frames: int) -> Resources:
+    """Wait until all frames are worked off and written; return what the daemon then holds."""
     daemon = storm.daemon
     daemon.wait_for_metric("edm_processed_dnstap_total", frames)
     storm.settle()
     daemon.rotate()
     wait_until(lambda: daemon.metric("edm_open_connections") == 0, "the senders are gone")
-    end = time.monotonic() + 5
-    while time.monotonic() < end and any(
-        Resources.of(daemon.process.pid).threads > held.threads for held in before
-    ):
-        time.sleep(0.05)
     return Resources.of(daemon.process.pid)
 
 
@@ -126,7 +121,7 @@ def check_that_it_was_a_storm(storms: Storms) -> None:
 def check_that_nothing_stays_behind(storms: Storms) -> None:
     before, after = storms.before, storms.after
     assert after.files <= before.files
-    assert after.threads <= before.threads
+    assert after.threads <= before.threads + LATE_THREADS
     assert after.mappings <= before.mappings + MAPPINGS
     assert after.resident <= before.resident + GROWTH
 
