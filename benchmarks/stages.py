@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import Result, median
-from benchmarks.streams import U8Array, well_known_words
+from benchmarks.streams import Parameters, U8Array, well_known_words
 from edm.columns import (
     BATCH_ROWS,
     DOMAIN_INDEX,
@@ -179,12 +179,14 @@ def _list(rounds: int, size: int, batches: int) -> list[Result]:
         ("suffix", ["www" + word for word in words if word.startswith(".")]),
         ("no match", ["x" + word for word in exact]),
     )
-    return [
-        Result(
-            f"list of {size:,}: {kind}", cpu=_look_up(table, names, rounds, batches), note=note, extra=extra
-        )
-        for kind, names in kinds
-    ]
+    results = []
+    for kind, names in kinds:
+        for popularity, skew in (("", 0.0), (", popular as in a stream", Parameters.skew), (", Zipf 1", 1.0)):
+            lookup, both = _look_up(table, names, skew, rounds, batches)
+            label = f"list of {size:,}: {kind}{popularity}"
+            results.append(Result(label, cpu=lookup, note=note, extra=extra))
+            results.append(Result(f"{label}, with hashing", cpu=both, note=note, extra=extra))
+    return results
 
 
 def _load(words: Sequence[str]) -> tuple[DomainTable, float, int]:
@@ -197,25 +199,35 @@ def _load(words: Sequence[str]) -> tuple[DomainTable, float, int]:
         return table, time.monotonic() - began, path.stat().st_size
 
 
-def _look_up(table: DomainTable, names: Sequence[str], rounds: int, batches: int) -> float:
+def _look_up(
+    table: DomainTable, names: Sequence[str], skew: float, rounds: int, batches: int
+) -> tuple[float, float]:
+    """Return the seconds of a lookup, and of hashing and lookup together, which is what a frame pays."""
     rng = np.random.default_rng(1)
     columns = Columns()
-    taken = []
+    shares = np.cumsum(np.arange(1, len(names) + 1, dtype=np.float64) ** -skew)
+    lookups, sums = [], []
     for _ in range(rounds + 1):
-        total = 0.0
+        lookup = both = 0.0
         for _ in range(batches):
-            wires = [_wire(names[i]) for i in rng.integers(0, len(names), BATCH_ROWS).tolist()]
+            chosen = np.searchsorted(shares, rng.random(BATCH_ROWS) * shares[-1]).tolist()
+            wires = [_wire(names[min(i, len(names) - 1)]) for i in chosen]
             sizes = np.array([len(wire) for wire in wires], np.uint32)
-            buf = np.frombuffer(b"".join(wires) + bytes(64), np.uint8)
+            # As much room around the names as the block of a batch has.
+            buf = np.frombuffer(bytearray(bytes(64) + b"".join(wires) + bytes(128)), np.uint8)
             columns.u32[QNAME_LEN, :BATCH_ROWS] = sizes
-            columns.u32[QNAME_OFF, :BATCH_ROWS] = np.cumsum(sizes) - sizes
+            columns.u32[QNAME_OFF, :BATCH_ROWS] = 64 + np.cumsum(sizes) - sizes
             columns.fate[:] = 0
-            hash_names(buf, columns.u32, columns.u64, columns.fate, BATCH_ROWS, HASH_KEY)
             began = time.thread_time()
+            hash_names(buf, columns.u32, columns.u64, columns.fate, BATCH_ROWS, HASH_KEY)
+            hashed = time.thread_time()
             table.lookup(buf, columns.u32, columns.u64, columns.fate, BATCH_ROWS)
-            total += time.thread_time() - began
-        taken.append(total / (batches * BATCH_ROWS))
-    return median(taken[1:])
+            ended = time.thread_time()
+            lookup += ended - hashed
+            both += ended - began
+        lookups.append(lookup / (batches * BATCH_ROWS))
+        sums.append(both / (batches * BATCH_ROWS))
+    return median(lookups[1:]), median(sums[1:])
 
 
 def _wire(word: str) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edm import jit
-from edm.jit import JIT_DISABLED, be16, be32, u8
+from edm.jit import JIT_DISABLED, be16, be32, kernel, prefetch, u8
 
 SCRIPT = """
 import sys
@@ -30,6 +30,20 @@ def test_readers_widen() -> None:
     assert u8(buf, 0) == 0xC0
     assert be16(buf, 0) == 0xC00C
     assert be32(buf, 0) == 0xC00CFFFE
+
+
+@kernel
+def fetch_and_read(array, i, far):  # type: ignore[no-untyped-def]
+    prefetch(array, i)
+    prefetch(array, far)
+    return array[i]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64])
+def test_prefetch_changes_nothing(dtype: type) -> None:
+    """Not even with an index beyond the array."""
+    array = np.arange(100).astype(dtype)
+    assert fetch_and_read(array, np.uint64(7), np.uint64(1 << 60)) == 7
 
 
 @pytest.mark.skipif(JIT_DISABLED, reason="about compiled kernels")

@@ -216,6 +216,42 @@ def put_le64(out: Any, i: Any, word: Any) -> Any:
     out[i + np.uint64(7)] = word >> np.uint64(56)
 
 
+def _prefetch_code() -> Any:
+    from llvmlite import ir
+    from numba import types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+    from numba.np import arrayobj
+
+    pointer_to_data: Any = arrayobj.make_array
+    declare: Any = cgutils.get_or_insert_function
+
+    @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+    def prefetch(_context: Any, array: Any, _index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            first = pointer_to_data(signature.args[0])(context, builder, arguments[0]).data
+            address = builder.bitcast(builder.gep(first, [arguments[1]]), ir.IntType(8).as_pointer())
+            number = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
+            function = declare(builder.module, kind, "llvm.prefetch.p0i8")
+            # For reading, into all levels of the cache, as data.
+            builder.call(function, [address, number(0), number(3), number(1)])
+            return context.get_dummy_value()
+
+        return types.void(array, types.uint64), generate
+
+    return prefetch
+
+
+def _no_prefetch(array: Any, i: Any) -> None:
+    """Stand for :data:`prefetch` where kernels are plain Python."""
+
+
+prefetch: Any = _no_prefetch if JIT_DISABLED else _prefetch_code()
+"""``prefetch(array, i)`` begins to fetch the cache line of element ``i`` (uint64) of a one-dimensional array; nothing
+waits for it, and it is no error if there is no such element."""
+
+
 @inlined
 def u8(buf: Any, i: Any) -> Any:
     """Return byte ``i`` of ``buf`` widened to int64. The caller has checked ``i``."""
@@ -246,6 +282,7 @@ __all__ = [
     "kernel",
     "le64",
     "mark_cache_warm",
+    "prefetch",
     "put_le64",
     "u8",
 ]

@@ -53,6 +53,20 @@ def test_ignored_names() -> None:
     assert dawg.index(".homes.") == dawg.index(".hom") == dawg.index("") == -1
 
 
+def test_a_sample_is_spread_over_the_list() -> None:
+    words = sorted(
+        {"", "a", "ab", "abc", "\u00e5", "\U0001f600x", *WORDS, *(f"{i}.example." for i in range(60))}
+    )
+    dawg = Dawg.from_bytes(write_dawg(words))
+    for count in (0, 1, 2, 7, len(words), 1000):
+        text, ends = dawg.sample(count)
+        starts = [0, *ends.tolist()][: len(ends)]
+        found = [text[a:b].tobytes().decode() for a, b in zip(starts, ends.tolist(), strict=True)]
+        step = (len(words) - 1) / max(min(count, len(words)) - 1, 1)
+        assert found == [words[int(k * step + 1e-9)] for k in range(min(count, len(words)))]
+    assert len(Dawg.from_bytes(write_dawg([])).sample(5)[1]) == 0
+
+
 @pytest.mark.skipif(JIT_DISABLED, reason="36,000 words take too long without JIT")
 def test_well_known_agrees_with_the_obvious_reader() -> None:
     content = (LISTS / "well-known.dawg").read_bytes()

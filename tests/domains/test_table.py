@@ -21,13 +21,18 @@ from edm.domains import (
     compile_list,
     hash_names,
     mark_matches,
+    packed,
     parse_name,
+    plain,
     table,
     write_dawg,
 )
 from edm.domains.hashing import new_hash_key
+from edm.domains.packed import PackedWords
+from edm.domains.plain import PlainWords
+from edm.domains.symbols import decode_name, encode_name, make_symbols, same_coded
 from edm.errors import ListFileError
-from edm.jit import JIT_DISABLED
+from edm.jit import JIT_DISABLED, kernel
 from edm.names import wire_to_text
 from oracles import domain_match
 
@@ -57,16 +62,27 @@ def find(domains: DomainTable, names: list[bytes]) -> list[tuple[int, int]]:
     return list(zip(index.tolist(), columns.u32[c.DOMAIN_MATCH, : len(names)].tolist(), strict=True))
 
 
-def build(words: list[str]) -> DomainTable:
-    return DomainTable.build(Dawg.from_bytes(write_dawg(words)))
+def build(words: list[str], *, large: int | None = None) -> DomainTable:
+    return DomainTable.build(Dawg.from_bytes(write_dawg(words)), large=large)
+
+
+def in_order(domains: DomainTable, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Replace the indexes of a packed table with those of the list."""
+    texts = domains.texts(range(domains.words)).to_pylist()
+    place = {word: i for i, word in enumerate(sorted(texts))}
+    return [(place[texts[index]] if index >= 0 else -1, match) for index, match in found]
 
 
 def check(words: list[str], names: list[bytes]) -> None:
     ordered = {word: i for i, word in enumerate(sorted(set(words)))}
-    domains = build(words)
     expected = [domain_match.match(ordered, wire_to_text(name)) for name in names]
+    domains = build(words)
     assert find(domains, names) == expected
     assert [domains.word(i) for i in ordered.values()] == list(ordered)
+    small = build(words, large=0)
+    assert small.entries == domains.entries
+    assert sorted(small.texts(range(len(ordered))).to_pylist()) == list(ordered)
+    assert in_order(small, find(small, names)) == expected
 
 
 # Few labels and letters, so that names and words meet often; the odd ones are those that need escapes.
@@ -103,17 +119,18 @@ def test_every_byte_counts(sizes: list[int], at: int, suffix: bool) -> None:
             wire += bytes([size]) + bytes(0x61 + (len(wire) + k) % 26 for k in range(size))
     wire += b"\0"
     word = wire_to_text(bytes(wire))
-    domains = build(["." + word if suffix else word, "unrelated."])
+    tables = [build(["." + word if suffix else word, "unrelated."], large=large) for large in (0, None)]
     front = b"\1x" if suffix else b""
-    found = find(domains, [front + wire, front + wire.upper()])
-    assert found == [(0, 2 if suffix else 1)] * 2
+    for domains in tables:
+        found = in_order(domains, find(domains, [front + wire, front + wire.upper()]))
+        assert found == [(0, 2 if suffix else 1)] * 2
     at %= len(wire) - 1
     heads = {0}
     while (last := max(heads)) + 1 + wire[last] < len(wire) - 1:
         heads.add(last + 1 + wire[last])
     if at not in heads:
         wire[at] = ord("-")
-        assert find(domains, [front + wire]) == [(-1, 0)]
+        assert [find(domains, [front + wire]) for domains in tables] == [[(-1, 0)]] * 2
 
 
 def test_sizes_and_labels_at_their_limits() -> None:
@@ -132,7 +149,9 @@ def test_sizes_and_labels_at_their_limits() -> None:
 def test_suffix_with_every_number_of_labels() -> None:
     deepest = b"\1a" * 127 + b"\0"
     for count in (1, 2, 63, 125, 126):
-        assert find(build(["." + "a." * count]), [deepest, b"\1a" * count + b"\0"]) == [(0, 2), (-1, 0)]
+        for large in (0, None):
+            domains = build(["." + "a." * count], large=large)
+            assert find(domains, [deepest, b"\1a" * count + b"\0"]) == [(0, 2), (-1, 0)]
 
 
 def test_the_longest_of_all_parents() -> None:
@@ -202,7 +221,6 @@ def test_hash_of_names(names: list[bytes]) -> None:
 
 
 def test_tables_of_every_size() -> None:
-    """Also with another key, and packed as large tables are."""
     for count in (0, 1, 2, 3, 7, 8, 9, 100) if JIT_DISABLED else (0, 1, 2, 3, 7, 8, 9, 100, 1000, 20_000):
         words = sorted(f"host{i}.example{i % 7}.net." for i in range(count))
         names = [parse_name(word) for word in words] + [
@@ -210,10 +228,17 @@ def test_tables_of_every_size() -> None:
         ]
         expected = [(i, 1) for i in range(count)] + [(-1, 0)] * count
         assert find(build(words), names) == expected
+        small = build(words, large=0)
+        assert in_order(small, find(small, names)) == expected
 
 
-def test_packing_of_large_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "_LARGE", 4)
+def test_large_tables_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "LARGE", 4)
+    assert isinstance(build(["a.", "b.", "c."])._store, PlainWords)
+    assert isinstance(build(["a.", "b.", "c.", "d."])._store, PackedWords)
+
+
+def test_both_layouts_with_words_of_all_kinds() -> None:
     count = 50 if JIT_DISABLED else 3000
     words = sorted(
         [f"n{i}.example." for i in range(count)] + [f".s{i}.example." for i in range(count)] + ["Bad."] * 3
@@ -223,9 +248,63 @@ def test_packing_of_large_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         parse_name(f"x.S{i}.example") for i in range(count)
     ]
     check(words, names)
-    domains = build(words)
-    assert domains.texts(np.arange(domains.words)).to_pylist() == sorted(set(words))
-    assert domains.entries == 2 * count
+    assert build(words).entries == 2 * count
+
+
+@pytest.mark.parametrize("per_bucket", [1, 40, 10_000])
+def test_full_and_empty_buckets(monkeypatch: pytest.MonkeyPatch, per_bucket: int) -> None:
+    """Also blocks of more names than a record tells the number of, or holds tags of."""
+    monkeypatch.setattr(packed, "NAMES_PER_BUCKET", per_bucket)
+    count = 40 if JIT_DISABLED else 800
+    words = [f"{'.' * (i & 1)}n{i}.example." for i in range(count)] + [".", "No Name", "x.\\255\\000y."]
+    names = [parse_name(f"{'w.' * (i & 1)}N{i}.example") for i in range(count)]
+    absent = [parse_name(f"{'w.' * (i & 1)}n{i}.example.x") for i in range(count)]
+    check(words, [*names, *absent, b"\0", b"\1X\3\xff\0Y\0"])
+
+
+def test_packed_names_of_every_length() -> None:
+    """Names with many codes and few, looked up in the middle of a buffer and at its end."""
+    wires = [bytes([n]) + bytes(0x61 + k % 26 for k in range(n)) for n in range(1, 64)]
+    wires += [wires[k] + wires[62 - k] + wires[k % 30] for k in range(60)]
+    wires += [bytes([3, 0x80 + k, k, 255 - k]) + wires[k] for k in range(63)]
+    wires += [b"\1a" * 127, b"\1\xff" * 127]
+    words = [wire_to_text(wire + b"\0").lower() for wire in wires]
+    words += ["." + word for word, wire in zip(words, wires, strict=True) if len(wire) < 250]
+    names = [front + wire + b"\0" for wire in wires for front in (b"", b"\1w") if len(front + wire) < 255]
+    check(words, names)
+    domains = build(words, large=0)
+    for name in names[:: 20 if JIT_DISABLED else 3]:
+        assert find(domains, [name.upper()]) == find(domains, [name, b"\0"])[:1] != [(-1, 0)]
+
+
+lower = st.binary(max_size=40).map(bytes.lower) | st.text("ab.1", max_size=40).map(str.encode)
+
+
+@settings(max_examples=EXAMPLES // 2, deadline=None)
+@given(st.lists(lower, max_size=30), st.lists(lower.map(lambda s: s[:8]).filter(bool), max_size=60))
+@example([b"01234567abcdefgh", b"01234567", b"0123456"], [b"01234567"])
+def test_codes_stand_for_names(names: list[bytes], strings: list[bytes]) -> None:
+    """Whatever the symbols, the codes of a string are at most one more than its bytes and give it back."""
+    symbols = make_symbols(set(strings))
+    wire, codes, out = (np.zeros(room, np.uint8) for room in (400, 80, 264))
+    for name in names:
+        wire[: len(name)] = np.frombuffer(name, np.uint8)
+        end = code_and_back(wire, len(name), *symbols, codes, out)
+        assert 1 <= end <= len(name) + 1
+        assert out[: len(name)].tobytes() == name
+
+
+@kernel
+def code_and_back(wire, size, book, starts, singles, codes, out):  # type: ignore[no-untyped-def]
+    end = encode_name(wire, np.uint64(0), np.uint64(size), book, starts, singles, codes, np.uint64(0))
+    decoded = decode_name(codes, np.uint64(0), end, book, out)
+    same = same_coded(codes, np.uint64(0), end, book, wire, np.uint64(0), np.uint64(size))
+    wrong = False
+    for k in range(size):
+        wire[k] ^= 1
+        wrong |= same_coded(codes, np.uint64(0), end, book, wire, np.uint64(0), np.uint64(size))
+        wire[k] ^= 1
+    return np.int64(end) if decoded == size and same and not wrong else -1
 
 
 def test_a_full_tag_is_no_match() -> None:
@@ -237,9 +316,10 @@ def test_a_full_tag_is_no_match() -> None:
     assert find(domains, names) == expected
     # The same table with hashes of 0: every name has the same home slot and tag.
     buf, columns = batch([*names, b"\1x\0"])
-    domains._filters[:] = table.ALL_BITS
-    domains._slots[:] = 0xFFFFFFFF
-    domains._slots[: len(words)] = np.arange(len(words), dtype=np.uint32)
+    store = domains._store
+    store._filters[:] = 0xFFFFFFFFFFFFFFFF
+    store._slots[:] = 0xFFFFFFFF
+    store._slots[: len(words)] = np.arange(len(words), dtype=np.uint32)
     rows = min(len(words), 200)
     domains.lookup(buf, columns.u32, columns.u64, columns.fate, rows)
     assert columns.u32[c.DOMAIN_INDEX, :rows].tolist() == list(range(rows))
@@ -263,9 +343,15 @@ def test_texts() -> None:
     got.validate(full=True)
     assert got.to_pylist() == [words[i] for i in wanted]
     assert domains.texts([]).to_pylist() == []
+    small = build(words, large=0)
+    place = [small.texts(range(len(words))).to_pylist().index(word) for word in words]
+    assert sorted(place) == list(range(len(words)))
+    assert small.texts([place[i] for i in wanted]).to_pylist() == got.to_pylist()
+    assert [small.word(i) for i in place] == words
     for index in (-1, len(words)):
-        with pytest.raises(IndexError):
-            domains.word(index)
+        for each in (domains, small):
+            with pytest.raises(IndexError):
+                each.word(index)
 
 
 def test_match_of_a_text() -> None:
@@ -346,10 +432,10 @@ def test_memory_comes_back() -> None:
         with pytest.raises(ValueError, match="closed"):
             domains.match("a.example")
         dropped = DomainTable.build(dawg)
-        arena = weakref.ref(dropped._arena)
+        arena = weakref.ref(dropped._store._arena)
         del dropped
         assert arena() is None
-    assert size > 6_000_000
+    assert size > 2_000_000
     assert resident() - before < size // 2
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
@@ -359,8 +445,10 @@ def test_lists_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ListFileError, match="4 words are more than the 3 supported"):
         build(["a.", "b.", "c.", "d."])
     monkeypatch.setattr(table, "MAX_WORDS", 1000)
-    monkeypatch.setattr(table, "MAX_ARENA_BYTES", 600)
-    with pytest.raises(ListFileError, match="its names take more than 600 bytes"):
-        build([f"{i}.example.com." for i in range(100)])
-    with pytest.raises(ListFileError, match="its words take more than 600 bytes"):
-        build(["x" * 700])
+    monkeypatch.setattr(plain, "MAX_ARENA_BYTES", 600)
+    monkeypatch.setattr(packed, "MAX_ARENA_BYTES", 200)
+    for large, limit in ((None, 600), (0, 200)):
+        with pytest.raises(ListFileError, match=f"its names take more than {limit} bytes"):
+            build([f"{i}.example.com." for i in range(100)], large=large)
+        with pytest.raises(ListFileError, match=f"its words take more than {limit} bytes"):
+            build(["x" * 700], large=large)

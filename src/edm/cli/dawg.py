@@ -100,7 +100,8 @@ def _shown(word: str) -> str:
 
 
 def _lookup(names: list[str], _out: str) -> int:
-    table = DomainTable.open(names[0])
+    dawg = Dawg.open(names[0])
+    table = DomainTable.build(dawg)
     missing = 0
     for name in names[1:]:
         try:
@@ -112,7 +113,8 @@ def _lookup(names: list[str], _out: str) -> int:
             print(f"{name}: no match")
         else:
             what = "exact entry" if kind == EXACT_MATCH else "suffix entry"
-            print(f"{name}: {what} {_shown(table.word(index))} (index {index})")
+            word = table.word(index)
+            print(f"{name}: {what} {_shown(word)} (index {dawg.index(word)})")
     return 1 if missing else 0
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from edm.columns import I64Array, U8Array
 from edm.domains import dawg_kernels as dk
 from edm.domains.bits import MAX_CODE_GROUPS, PADDING
+from edm.domains.dawg_walk import pick_words, walk_words
 from edm.errors import ListFileError
 from edm.reading import LIMIT_SETTING, UnreadableError, printable, read_whole
 
@@ -248,9 +249,21 @@ class Dawg:
         )
         while report[1] >= 0:
             depth = int(report[1])
-            dk.walk_words(self._buf, first, cbits, abits, skip_field, stack, path, depth, text, ends, report)
+            walk_words(self._buf, first, cbits, abits, skip_field, stack, path, depth, text, ends, report)
             if report[0]:
                 yield text, ends[: report[0]]
+
+    def sample(self, count: int) -> tuple[U8Array, I64Array]:
+        """Return up to ``count`` words that are spread evenly over the list, as :meth:`batches` gives them."""
+        indexes = np.linspace(0, max(self.words - 1, 0), min(count, self.words)).astype(np.int64)
+        text = np.empty(64 * len(indexes) + 4 * self.longest + 4, np.uint8)
+        ends = np.empty(len(indexes), np.int64)
+        stack = np.empty((1, dk.STACK_FIELDS), np.uint64)
+        first, cbits, abits, skip_field = (
+            np.uint64(i) for i in (self._first, self._cbits, self._abits, self._skip_field)
+        )
+        done = pick_words(self._buf, first, cbits, abits, skip_field, indexes, stack, text, ends)
+        return text, ends[:done]
 
     def __len__(self) -> int:
         return self.words

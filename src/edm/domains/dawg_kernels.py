@@ -173,7 +173,7 @@ def _ones(word: Any) -> Any:
 
 
 @force_inlined
-def _push(buf: Any, pos: Any, skip_field: Any, stack: Any, depth: Any, node: Any) -> Any:
+def push_node(buf: Any, pos: Any, skip_field: Any, stack: Any, depth: Any, node: Any) -> Any:
     final, fall, edges, width, at = node_head(buf, pos, skip_field)
     stack[depth, S_EDGE] = at
     stack[depth, S_LEFT] = edges
@@ -185,7 +185,7 @@ def _push(buf: Any, pos: Any, skip_field: Any, stack: Any, depth: Any, node: Any
 
 
 @force_inlined
-def _next_edge(buf: Any, cbits: Any, abits: Any, stack: Any, depth: Any) -> Any:
+def next_edge(buf: Any, cbits: Any, abits: Any, stack: Any, depth: Any) -> Any:
     """Take the next edge of the frame: ``(character, skip, child)``; the first edge's skip is given as 0."""
     at = stack[depth, S_EDGE]
     stack[depth, S_LEFT] -= U1
@@ -254,7 +254,7 @@ def count_words(
                     return WORD_TOO_LONG
                 words[node] = _ON_PATH
                 report[1] += U1
-                stack[depth, S_WORDS] = _push(buf, child, skip_field, stack, depth, node)
+                stack[depth, S_WORDS] = push_node(buf, child, skip_field, stack, depth, node)
                 stack[depth, S_TRIE] = U0
                 stack[depth, S_HEIGHT] = U0
                 depth += 1
@@ -272,7 +272,7 @@ def count_words(
         if stack[top, S_LEFT] > U0:
             report[0] = stack[top, S_EDGE]
             later = stack[top, S_FIRST] == U0
-            _, skip, child = _next_edge(buf, cbits, abits, stack, top)
+            _, skip, child = next_edge(buf, cbits, abits, stack, top)
             if later and skip != stack[top, S_WORDS]:
                 return BAD_SKIP
             if child >= end or (starts[child >> U6] >> (child & _U63)) & U1 == U0:
@@ -291,88 +291,6 @@ def count_words(
             entering = False
 
 
-@force_inlined
-def _put_utf8(character: Any, out: Any, pos: Any) -> Any:
-    c = np.int64(character)
-    if c < 0x80:
-        out[pos] = c
-        return pos + U1
-    if c < 0x800:
-        out[pos] = 0xC0 | (c >> 6)
-        out[pos + U1] = 0x80 | (c & 0x3F)
-        return pos + U2
-    if c < 0x10000:
-        out[pos] = 0xE0 | (c >> 12)
-        out[pos + U1] = 0x80 | ((c >> 6) & 0x3F)
-        out[pos + U2] = 0x80 | (c & 0x3F)
-        return pos + U3
-    out[pos] = 0xF0 | (c >> 18)
-    out[pos + U1] = 0x80 | ((c >> 12) & 0x3F)
-    out[pos + U2] = 0x80 | ((c >> 6) & 0x3F)
-    out[pos + U3] = 0x80 | (c & 0x3F)
-    return pos + U4
-
-
-@kernel
-def walk_words(
-    buf: Any,
-    first: Any,
-    cbits: Any,
-    abits: Any,
-    skip_field: Any,
-    stack: Any,
-    path: Any,
-    depth: Any,
-    text: Any,
-    ends: Any,
-    report: Any,
-) -> Any:
-    """Write the next words in index order, as many as there is room for.
-
-    Parameters
-    ----------
-    buf, first, cbits, abits, skip_field
-        A file that :func:`scan_nodes` and :func:`count_words` have accepted.
-    stack : uint64[longest + 2, STACK_FIELDS]
-    path : uint8[4 * longest + 4]
-        UTF-8 of the characters on the way to the current node. Both arrays are kept between the calls.
-    depth : int
-        0 to start, then what the last call left in ``report[1]``.
-    text : uint8[at least 4 * longest + 4]
-        Out: the words in UTF-8, one behind the other.
-    ends : int64[at least 1]
-        Out: where each word ends in ``text``.
-    report : int64[2]
-        Out: number of words written; depth at which to go on, or -1 if there are no more words.
-    """
-    count = 0
-    used = U0
-    if depth == 0:
-        if _push(buf, first, skip_field, stack, 0, U0) != U0:
-            ends[0] = 0
-            count = 1
-        depth = 1
-    while depth > 0 and count < ends.size:
-        top = depth - 1
-        if stack[top, S_LEFT] == U0:
-            depth -= 1
-            continue
-        length = stack[top, S_NODE]
-        if used + length + U4 > np.uint64(text.size):
-            break
-        character, _, child = _next_edge(buf, cbits, abits, stack, top)
-        length = _put_utf8(character, path, length)
-        if _push(buf, child, skip_field, stack, depth, length) != U0:
-            for k in range(length):
-                text[used + np.uint64(k)] = path[k]
-            used += length
-            ends[count] = used
-            count += 1
-        depth += 1
-    report[0] = count
-    report[1] = depth if depth > 0 else -1
-
-
 __all__ = [
     "MAX_COUNT",
     "MAX_WORD_CHARS",
@@ -381,5 +299,4 @@ __all__ = [
     "get_code",
     "node_head",
     "scan_nodes",
-    "walk_words",
 ]

@@ -1,4 +1,4 @@
-"""Kernels of the lookup: hash the question names of a batch, find them in a domain table, mark the matches.
+"""Kernels of the lookup: hash the question names of a batch, find them in a plain table, mark the matches.
 
 A name matches the exact entry with the same name; else the longest suffix entry that is its parent domain, or
 its parent's, and so on, the root excluded. Dots within a label are escaped in the words of a list, so these parent
@@ -35,7 +35,6 @@ from edm.domains.table_kernels import (
     EMPTY,
     L_CAPACITY,
     L_EXACT_SHIFT,
-    L_GROUP_BITS,
     L_INDEX_BITS,
     L_SUFFIX_FILTER,
     L_SUFFIX_LABELS,
@@ -46,7 +45,6 @@ from edm.domains.table_kernels import (
     filter_word,
     hash_tag,
     home_slot,
-    locate,
 )
 from edm.jit import force_inlined, kernel, le64
 
@@ -106,7 +104,7 @@ def _search(
         if slot == _NONE:
             return _NONE
         index = _index_at(slots, slot, layout)
-        pos = locate(arena, offsets, layout, index)
+        pos = np.uint64(offsets[index])
         if _is_entry(buf, off, size, suffix, arena, pos, index, layout):
             return index
         slot += U1
@@ -121,7 +119,7 @@ def _one_if_less(a: Any, b: Any) -> Any:
 
 
 @force_inlined
-def _list_pending(u32: Any, fate: Any, n: Any) -> Any:
+def list_pending(u32: Any, fate: Any, n: Any) -> Any:
     """List the pending rows in ``LEFT_ROW``; return how many there are."""
     left = U0
     for i in range(n):
@@ -177,7 +175,7 @@ def hash_names(buf: Any, u32: Any, u64: Any, fate: Any, n: Any, key: Any) -> Non
     They are keyed hashes of the question name and its parent domains, letter case ignored. ``QNAME_OFF`` and
     ``QNAME_LEN`` (1 to 255) give a well-formed wire name; ``key`` is uint64[KEY_WORDS].
     """
-    for j in range(_list_pending(u32, fate, n)):
+    for j in range(list_pending(u32, fate, n)):
         i = np.uint64(u32[LEFT_ROW, j])
         off = np.uint64(u32[QNAME_OFF, i])
         size = np.uint64(u32[QNAME_LEN, i]) - U1
@@ -260,10 +258,6 @@ def _pass_suffix(
 @force_inlined
 def _list_candidates(u32: Any, u64: Any, found: Any, column: Any, slots: Any, layout: Any) -> Any:
     """Keep in ``FOUND_ROW`` the rows whose hash is in a slot, with the slot's index; return their number."""
-    if layout[L_GROUP_BITS] != U0:
-        # A large table is not in the cache: fetch the slots where the searches begin.
-        for j in range(found):
-            u32[FOUND_POS, j] = slots[home_slot(u64[column, np.uint64(u32[FOUND_ROW, j])], layout)]
     kept = U0
     for j in range(found):
         i = np.uint64(u32[FOUND_ROW, j])
@@ -291,7 +285,7 @@ def _settle(
 ) -> None:
     """Compare the names in ``FOUND_ROW`` with their entries and write the matches."""
     for j in range(found):
-        u32[FOUND_POS, j] = locate(arena, offsets, layout, np.uint64(u32[FOUND_INDEX, j]))
+        u32[FOUND_POS, j] = offsets[np.uint64(u32[FOUND_INDEX, j])]
     for j in range(found):
         i = np.uint64(u32[FOUND_ROW, j])
         h = u64[column, i]
@@ -330,8 +324,8 @@ def lookup_domains(
         The block and the columns of a batch, see :mod:`edm.columns`.
     arena : uint8[:]
         Names of the table in wire form.
-    offsets : uint32[groups]
-        Where each group of names begins in it.
+    offsets : uint32[words]
+        Where each word stands in it.
     slots : uint32[capacity]
         The hash table.
     filters : uint64[:]
@@ -344,7 +338,7 @@ def lookup_domains(
     # Exact entries first, then suffix entries of 8 labels, of 7, and so on: each time a few passes over the rows
     # that are left. Within a pass the memory accesses of a row do not depend on another row's or on a branch that is
     # hard to predict, so that many cache misses are under way at once.
-    left = _list_pending(u32, fate, n)
+    left = list_pending(u32, fate, n)
     deepest = min(layout[L_SUFFIX_LABELS], _DEPTH)
     for step in range(deepest + U1):
         suffix = step > U0
@@ -412,6 +406,7 @@ __all__ = [
     "NO_MATCH",
     "SUFFIX_MATCH",
     "hash_names",
+    "list_pending",
     "lookup_deep",
     "lookup_domains",
     "mark_matches",

@@ -1,4 +1,4 @@
-"""Kernels that fill a domain table and give its words back. The layout stands in :mod:`edm.domains.table`."""
+"""Kernels that fill a plain table and give its words back. The layout stands in :mod:`edm.domains.plain`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ TEXT_ROOM = 4 * 255 + 8
 # ``layout``, uint64[N_LAYOUT]: the scalars of a table.
 L_CAPACITY = 0  # slots
 L_INDEX_BITS = 1  # of a slot that hold the index; the others hold bits of the hash
-L_GROUP_BITS = 2  # one offset is kept for every 2^group_bits entries
-L_SUFFIX_START = 3  # the suffix entries are these indexes, because words are sorted and they begin with a dot
-L_SUFFIX_STOP = 4
-L_SUFFIX_LABELS = 5  # labels of the suffix entry with most of them; 0 if there is none
+L_SUFFIX_START = 2  # the suffix entries are these indexes, because words are sorted and they begin with a dot
+L_SUFFIX_STOP = 3
+L_SUFFIX_LABELS = 4  # labels of the suffix entry with most of them; 0 if there is none
 # Filters: word of ``filters`` where the one for suffix entries begins, and by how many bits a hash is shifted to give
 # the word of a filter, less one.
-L_SUFFIX_FILTER = 6
-L_EXACT_SHIFT = 7
-L_SUFFIX_SHIFT = 8
-N_LAYOUT = 9
+L_SUFFIX_FILTER = 5
+L_EXACT_SHIFT = 6
+L_SUFFIX_SHIFT = 7
+N_LAYOUT = 8
 
 # ``meta``, int64[N_META]: how far filling has come.
 F_WORDS = 0
@@ -74,19 +73,6 @@ def filter_word(h: Any, shift: Any) -> Any:
 def filter_bits(h: Any) -> Any:
     """Return the bits of that word that are set if the hash is one of those entered."""
     return (U1 << ((h >> U8) & _U63)) | (U1 << ((h >> _U14) & _U63))
-
-
-@force_inlined
-def locate(arena: Any, offsets: Any, layout: Any, index: Any) -> Any:
-    """Return where the size byte of an entry stands in the arena."""
-    group = index >> layout[L_GROUP_BITS]
-    pos = np.uint64(offsets[group])
-    for _ in range(index - (group << layout[L_GROUP_BITS])):
-        size = np.uint64(arena[pos])
-        pos += U1
-        if size != _NOT_A_NAME:
-            pos += size
-    return pos
 
 
 @force_inlined
@@ -165,7 +151,7 @@ def append_words(
     text : uint8[...], ends : int64[words]
         The batch: words in UTF-8, and where each ends.
     arena, offsets, labels, layout
-        The table, see :mod:`edm.domains.table`.
+        The table, see :mod:`edm.domains.plain`.
     odd_index : uint32[...], odd_ends : int64[...], odd_text : uint8[...]
         Out: index, end and text of the words that match nothing.
     meta : int64[N_META]
@@ -217,9 +203,7 @@ def append_words(
                     count += 1
                 labels[count] = 1
                 layout[L_SUFFIX_LABELS] = max(layout[L_SUFFIX_LABELS], np.uint64(count))
-        group = index >> layout[L_GROUP_BITS]
-        if index == group << layout[L_GROUP_BITS]:
-            offsets[group] = pos
+        offsets[index] = pos
         meta[F_WORDS] += 1
     return ends.size
 
@@ -228,7 +212,7 @@ def append_words(
 def index_words(words: Any, key: Any, arena: Any, slots: Any, filters: Any, layout: Any) -> None:
     """Enter the hashes of all ``words`` words of the arena into slots and filters.
 
-    ``key`` is uint64[KEY_WORDS]; the table's arrays are described in :mod:`edm.domains.table`. ``slots`` has more slots
+    ``key`` is uint64[KEY_WORDS]; the table's arrays are described in :mod:`edm.domains.plain`. ``slots`` has more slots
     than there are words.
     """
     pos = U0
@@ -286,7 +270,7 @@ def put_texts(
     at = ends[begin]
     for i in range(begin, indexes.size):
         index = np.uint64(indexes[i])
-        pos = np.int64(locate(arena, offsets, layout, index))
+        pos = np.int64(offsets[index])
         size = np.int64(arena[pos])
         if size == NOT_A_NAME:
             odd, high = 0, odd_index.size
@@ -318,7 +302,6 @@ __all__ = [
     "EMPTY",
     "L_CAPACITY",
     "L_EXACT_SHIFT",
-    "L_GROUP_BITS",
     "L_INDEX_BITS",
     "L_SUFFIX_FILTER",
     "L_SUFFIX_LABELS",
@@ -334,7 +317,6 @@ __all__ = [
     "hash_tag",
     "home_slot",
     "index_words",
-    "locate",
     "put_texts",
     "text_to_wire",
 ]

@@ -89,7 +89,11 @@ class DawgTarget(Target):
             )
         table = DomainTable.build(dawg, _KEY)
         agree(data, table.texts(range(len(words))).to_pylist(), words)
+        packed = DomainTable.build(dawg, _KEY, large=0)
+        agree(data, sorted(packed.texts(range(len(words))).to_pylist()), sorted(words))
+        agree(data, packed.entries, table.entries)
         table.close()
+        packed.close()
 
 
 __all__ = ["DawgTarget"]

@@ -55,6 +55,7 @@ def labels_of(wire: bytes) -> list[bytes]:
 
 @cache
 def _tables() -> list[tuple[DomainTable, dict[str, int]]]:
+    """Return tables, each also packed as large ones are, and the indexes of their words."""
     found = []
     for content in (
         lists.well_known(),
@@ -64,7 +65,10 @@ def _tables() -> list[tuple[DomainTable, dict[str, int]]]:
         write_dawg([]),
     ):
         dawg = Dawg.from_bytes(content)
-        found.append((DomainTable.build(dawg, _KEY), {word: k for k, word in enumerate(dawg)}))
+        for large in (None, 0):
+            table = DomainTable.build(dawg, _KEY, large=large)
+            texts = table.texts(range(len(dawg))).to_pylist()
+            found.append((table, {word: k for k, word in enumerate(texts)}))
     return found
 
 
