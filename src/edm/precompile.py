@@ -15,6 +15,7 @@ from edm.histogram.accumulators import Accumulators
 from edm.new_qname.events import build_events
 from edm.session.cryptopan import Pseudonymiser
 from edm.session.rows import SessionRows
+from edm.warmup import use_large_list
 
 
 def compile_late_kernels() -> None:
@@ -31,6 +32,7 @@ def compile_late_kernels() -> None:
     build_events(buf, columns.u32, columns.u64, np.zeros(1, np.int64), 0)
     SessionRows(1).append(*batch)
     Accumulators.merge(parts).to_table(lambda _: [], 0)
+    use_large_list()
 
 
 if __name__ == "__main__":

@@ -138,5 +138,14 @@ def _run_sample(folder: Path) -> None:
         FrameReader(engine.intake, config.max_frame_size).prime(frames)
         engine.intake.drain(300.0)
         engine.rotate()
+        use_large_list()
     finally:
         engine.stop()
+
+
+def use_large_list() -> None:
+    """Use what only lists of hundreds of thousands of names need: one may come with a reload, under load."""
+    from edm.domains.dawg import Dawg
+    from edm.domains.table import DomainTable
+
+    DomainTable.build(Dawg.from_bytes(_IGNORED), large=0).texts([0])
