@@ -26,7 +26,7 @@ from edm.observe.privacy import redact
 from edm.reading import Stamp, stamp
 from edm.session.cryptopan import Pseudonymiser
 from edm.snapshot.background import at_low_priority
-from edm.snapshot.outcome import PartOutcome, ReloadOutcome, Result
+from edm.snapshot.outcome import PartOutcome, ReloadOutcome
 from edm.snapshot.pace import Pace
 from edm.snapshot.parts import (
     load_clients,
@@ -258,7 +258,10 @@ class Reloader:
         with self._faults(part):
             work = prepare()
             if work is None:
-                self._succeed(part, "unchanged")
+                # A list whose file is the same has been looked at; a key that is the same has not been derived.
+                if part != CRYPTOPAN:
+                    self._metrics.reloaded(part, ok=True)
+                self._parts[part] = PartOutcome("unchanged")
                 return
             pace = self._paces.get(part)
             wait = pace.wait() if pace and not new.reload_at_once else 0.0
@@ -294,9 +297,9 @@ class Reloader:
             self._log.exception("reload failed, keeping the old state", part=part)
             self._fail(part, _fault(error))
 
-    def _succeed(self, part: str, result: Result = "reloaded") -> None:
+    def _succeed(self, part: str) -> None:
         self._metrics.reloaded(part, ok=True)
-        self._parts[part] = PartOutcome(result)
+        self._parts[part] = PartOutcome("reloaded")
 
     def _fail(self, part: str, *reasons: str) -> None:
         # What was read of it need not be what is there the next time.
