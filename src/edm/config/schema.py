@@ -142,7 +142,7 @@ class Settings:
     )
     input_linger: int = _input(
         30,
-        "How long the frames of a light sender are collected before they are worked on; with more than 64 "
+        "How long the frames of a light sender are collected before they are worked on; with more than 8 "
         "connections, longer in proportion, up to 250.",
         unit="milliseconds",
         minimum=0,

@@ -34,7 +34,7 @@ _HEAVY_SHARE = 8  # a heavy sender fills at least this part of its blocks
 _FILL_WAIT = 0.002  # seconds a heavy connection waits for more before its block is closed
 _LEAST_PAUSE = 0.0005
 _LONGEST_PAUSE = 0.25
-_CROWD = 64  # connections from which on the pauses grow with their number
+_CROWD = 8  # connections from which on the pauses grow with their number
 
 
 class End(NamedTuple):
