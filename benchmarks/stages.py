@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from benchmarks.results import Result, median
 from benchmarks.streams import Parameters, U8Array, well_known_words
@@ -76,10 +77,25 @@ class _Addresses:
         return total / (self.batches * BATCH_ROWS)
 
 
+def _cipher_alone(blocks: int) -> float:
+    """Return the seconds that AES takes for an address of so many blocks, in pieces that stay in the cache."""
+    encryptor = Cipher(algorithms.AES(_SECRET[:16]), modes.ECB()).encryptor()
+    count = 8192
+    plain, encrypted = bytes(16 * count), bytearray(16 * count + 16)
+    rounds = 100
+    return (
+        _seconds(lambda: [encryptor.update_into(plain, encrypted) for _ in range(rounds)])
+        * blocks
+        / (rounds * count)
+    )
+
+
 def pseudonyms(rounds: int, batches: int) -> list[Result]:
-    """Time new addresses, and ones that are in the cache."""
+    """Time new addresses, ones that are in the cache, and for comparison the cipher alone."""
     results = []
     for name, size in (("IPv4", 4), ("IPv6", 16)):
+        alone = [_cipher_alone(8 * size) for _ in range(rounds)]
+        results.append(Result(f"pseudonyms: the cipher alone, {name}", cpu=median(alone)))
         new, known = [], []
         for number in range(rounds + 1):
             addresses = _Addresses(size, batches, number)
