@@ -14,7 +14,7 @@ from edm.jit import JIT_DISABLED
 from edm.snapshot import reload as module
 from edm.snapshot.pace import BURST, LONGEST
 from support.daemon import to_toml
-from support.reload_world import World
+from support.reload_world import WORDS, World
 
 pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="an engine in plain Python takes too long")
 
@@ -144,6 +144,27 @@ def test_a_key_that_cannot_be_made_after_all_is_a_failure(
     assert world.reloader.due is None
 
 
+def test_a_fault_while_taking_up_ends_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**parts: object) -> None:
+        raise RuntimeError("no snapshot today")
+
+    use_up(world)
+    before = pseudonymiser(world)
+    assert set_key(world, "unlucky") == "waiting"
+    world.now += LONGEST
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(world.engine, "publish", broken)
+        world.reloader.take_up()
+    assert [entry["event"] for entry in logs if entry.get("exc_info")] == [
+        "reload failed, keeping the old state"
+    ]
+    assert "config" in world.reloader.outcome.failed
+    assert pseudonymiser(world) is before
+    world.now += LONGEST
+    assert set_key(world, "unlucky") == "reloaded"
+    assert pseudonymiser(world) is not before
+
+
 def test_while_a_key_waits_all_else_is_reloaded(world: World) -> None:
     use_up(world)
     before = world.parts()
@@ -169,8 +190,7 @@ def test_at_once_if_the_operator_wants_it(world: World) -> None:
 
 def change_list(world: World, number: int) -> str:
     """Reload with another list of well-known domains; return what became of it."""
-    words = [f"{i * i * 7919:x}.example{i % 7}.com." for i in range(300)]
-    world.good["known.dawg"] = bytes(write_dawg([*words, f"number{number}.example."]))
+    world.good["known.dawg"] = bytes(write_dawg([*WORDS, f"number{number}.example."]))
     world.repair("known.dawg")
     assert world.reloader.reload()
     return world.reloader.outcome.parts[WELL_KNOWN].result

@@ -14,6 +14,9 @@ from edm.snapshot.reload import Reloader
 from support.daemon import to_toml
 from support.upload_site import Site
 
+WORDS = [f"{i * i * 7919:x}.example{i % 7}.com." for i in range(300)]
+"""What all versions of the well-known domains have in common."""
+
 FILES = {
     "edm.toml": "config",
     "clients": "ignored_client_ips",
@@ -41,11 +44,10 @@ class World:
         self.now = 0.0
         self.site = Site(folder)
         mqtt = self.site.authority.client("mqtt")
-        words = [f"{i * i * 7919:x}.example{i % 7}.com." for i in range(300)]
         self.versions = [
             {
-                "ignored.dawg": bytes(write_dawg([*words[:20], more])),
-                "known.dawg": bytes(write_dawg([*words, more])),
+                "ignored.dawg": bytes(write_dawg([*WORDS[:20], more])),
+                "known.dawg": bytes(write_dawg([*WORDS, more])),
             }
             for more in ("one.example.", "another.example.")
         ]

@@ -106,12 +106,7 @@ class Reloader:
         began = _monotonic_us()
         cpu = time.thread_time()
         self._apart = 0.0
-        try:
-            self._reload()
-        except Exception as error:
-            self._log.exception("reload failed, keeping the old state")
-            self._stamps.clear()
-            self._fail(CONFIG, _fault(error))
+        self._guard(self._reload)
         self.outcome = ReloadOutcome(
             self.outcome.serial + 1, os.getpid(), began, time.time(), self._parts, self._restart
         )
@@ -136,6 +131,19 @@ class Reloader:
     def take_up(self) -> None:
         """Make the parts that have waited long enough, and take them into use. Never raises."""
         self._parts = dict(self.outcome.parts)
+        self._guard(self._take_up)
+        self.outcome = dataclasses.replace(self.outcome, finished=time.time(), parts=self._parts)
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Do some work; a fault in it is logged and told in the outcome."""
+        try:
+            work()
+        except Exception as error:
+            self._log.exception("reload failed, keeping the old state")
+            self._stamps.clear()
+            self._fail(CONFIG, _fault(error))
+
+    def _take_up(self) -> None:
         self._made = {}
         for part, work in list(self._waiting.items()):
             if not self._paces[part].wait():
@@ -148,7 +156,6 @@ class Reloader:
                 parts=list(self._made),
                 generation=self._engine.cell.current.generation,
             )
-        self.outcome = dataclasses.replace(self.outcome, finished=time.time(), parts=self._parts)
 
     def _reload(self) -> None:
         try:
