@@ -80,6 +80,7 @@ class Dawg:
         "_abits",
         "_buf",
         "_cbits",
+        "_digest",
         "_first",
         "_skip_field",
         "_wbits",
@@ -100,6 +101,7 @@ class Dawg:
             If it is not a valid DAWG.
         """
         self._buf = buf
+        self._digest: bytes | None = None
         self.size = size
         self.name = name
         self._read_header()
@@ -227,7 +229,9 @@ class Dawg:
 
     def digest(self) -> bytes:
         """Return the SHA-256 digest of the file's content."""
-        return hashlib.sha256(self._buf[: self.size].data).digest()
+        if self._digest is None:
+            self._digest = hashlib.sha256(self._buf[: self.size].data).digest()
+        return self._digest
 
     def batches(self) -> Iterator[tuple[U8Array, I64Array]]:
         """Give all words in index order, a batch at a time.

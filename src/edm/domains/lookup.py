@@ -355,6 +355,21 @@ def lookup_domains(
         _settle(buf, u32, u64, found, column, suffix, arena, offsets, slots, layout)
 
 
+@force_inlined
+def next_deep(buf: Any, off: Any, left: Any, labels: Any, most: Any) -> tuple[Any, Any]:
+    """Step from the domain of ``left`` labels at ``off`` to the next parent whose size a deep suffix entry has.
+
+    Returns where it begins and its labels (all uint64); 0 labels if there is none. ``labels`` is uint8[256], for each
+    number of labels up to ``most`` whether there are suffix entries with so many.
+    """
+    while left > _DEPTH + U1:
+        off += U1 + np.uint64(buf[off])
+        left -= U1
+        if left <= most and labels[left & _U255] != 0:
+            return off, left
+    return off, U0
+
+
 @kernel
 def lookup_deep(
     buf: Any,
@@ -381,16 +396,15 @@ def lookup_deep(
         left = np.uint64(u32[QNAME_LABELS, i])
         off = np.uint64(u32[QNAME_OFF, i])
         end = off + np.uint64(u32[QNAME_LEN, i]) - U1
-        while left > _DEPTH + U1:
-            off += U1 + np.uint64(buf[off])
-            left -= U1
-            if left <= layout[L_SUFFIX_LABELS] and labels[left & _U255] != 0:
-                h = hash_wire(buf, off, end - off, key, SUFFIX)
-                index = _search(buf, off, end - off, h, True, arena, offsets, slots, layout)
-                if index != _NONE:
-                    u32[DOMAIN_INDEX, i] = index
-                    u32[DOMAIN_MATCH, i] = SUFFIX_MATCH
-                    break
+        off, left = next_deep(buf, off, left, labels, layout[L_SUFFIX_LABELS])
+        while left != U0:
+            h = hash_wire(buf, off, end - off, key, SUFFIX)
+            index = _search(buf, off, end - off, h, True, arena, offsets, slots, layout)
+            if index != _NONE:
+                u32[DOMAIN_INDEX, i] = index
+                u32[DOMAIN_MATCH, i] = SUFFIX_MATCH
+                break
+            off, left = next_deep(buf, off, left, labels, layout[L_SUFFIX_LABELS])
 
 
 @kernel
@@ -410,4 +424,5 @@ __all__ = [
     "lookup_deep",
     "lookup_domains",
     "mark_matches",
+    "next_deep",
 ]

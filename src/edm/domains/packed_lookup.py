@@ -24,7 +24,7 @@ from edm.columns import (
 )
 from edm.domains.bits import U0, U1, U3, U7, U8
 from edm.domains.hashing import SUFFIX, hash_wire
-from edm.domains.lookup import EXACT_MATCH, NO_MATCH, SUFFIX_MATCH, list_pending
+from edm.domains.lookup import EXACT_MATCH, NO_MATCH, SUFFIX_MATCH, list_pending, next_deep
 from edm.domains.packed_kernels import (
     COUNT_SHIFT,
     L_SUFFIX_LABELS,
@@ -280,16 +280,15 @@ def lookup_packed_deep(
         left = np.uint64(u32[QNAME_LABELS, i])
         off = np.uint64(u32[QNAME_OFF, i])
         end = off + np.uint64(u32[QNAME_LEN, i]) - U1
-        while left > _DEPTH + U1:
-            off += U1 + np.uint64(buf[off])
-            left -= U1
-            if left <= layout[L_SUFFIX_LABELS] and labels[left & _U255] != 0:
-                h = hash_wire(buf, off, end - off, key, SUFFIX)
-                index = _search(buf, off, end - off, h, True, arena, directory, book, layout)
-                if index != _NONE:
-                    u32[DOMAIN_INDEX, i] = index
-                    u32[DOMAIN_MATCH, i] = SUFFIX_MATCH
-                    break
+        off, left = next_deep(buf, off, left, labels, layout[L_SUFFIX_LABELS])
+        while left != U0:
+            h = hash_wire(buf, off, end - off, key, SUFFIX)
+            index = _search(buf, off, end - off, h, True, arena, directory, book, layout)
+            if index != _NONE:
+                u32[DOMAIN_INDEX, i] = index
+                u32[DOMAIN_MATCH, i] = SUFFIX_MATCH
+                break
+            off, left = next_deep(buf, off, left, labels, layout[L_SUFFIX_LABELS])
 
 
 __all__ = ["lookup_packed", "lookup_packed_deep"]
