@@ -29,9 +29,8 @@ from edm.domains import packed_kernels as pk
 from edm.domains.dawg import Dawg
 from edm.domains.packed_lookup import lookup_packed, lookup_packed_deep
 from edm.domains.symbols import Symbols, choose_symbols, make_symbols
+from edm.domains.table_kernels import MAX_ARENA_BYTES
 from edm.errors import ListFileError
-
-MAX_ARENA_BYTES = (1 << 32) - 1
 
 NAMES_PER_BUCKET = 4
 """Names of a bucket on average. With more, more buckets have over eight; with fewer, the directory is larger."""
@@ -248,4 +247,4 @@ class _OddWords:
         return np.concatenate(self._texts), np.cumsum(np.concatenate(self._sizes))
 
 
-__all__ = ["MAX_ARENA_BYTES", "NAMES_PER_BUCKET", "PackedWords"]
+__all__ = ["NAMES_PER_BUCKET", "PackedWords"]

@@ -23,9 +23,8 @@ from edm.columns import SUFFIX_DEPTH, Columns, I64Array, U8Array, U32Array, U64A
 from edm.domains import lookup as lk
 from edm.domains import table_kernels as tk
 from edm.domains.dawg import Dawg, bit_length
+from edm.domains.table_kernels import MAX_ARENA_BYTES
 from edm.errors import ListFileError
-
-MAX_ARENA_BYTES = (1 << 32) - 1
 
 _MAX_FILTER_WIDTH = 18
 """Logarithm of the words of the largest filter: 2 MiB; with more than 1.4 million entries it lets more pass."""
@@ -213,4 +212,4 @@ class PlainWords:
         return done
 
 
-__all__ = ["MAX_ARENA_BYTES", "PlainWords"]
+__all__ = ["PlainWords"]

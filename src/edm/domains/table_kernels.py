@@ -17,6 +17,9 @@ EMPTY = np.uint32(0xFFFFFFFF)
 NOT_A_NAME = 255
 """Size byte of a word that no name can match; its text is kept apart."""
 
+MAX_ARENA_BYTES = (1 << 32) - 1
+"""Largest arena of either kind of table: where a name stands in it is a number of 32 bits."""
+
 ARENA_ROOM = 320
 """Bytes that must be free behind the arena's last entry before another is added."""
 
@@ -308,6 +311,7 @@ __all__ = [
     "L_SUFFIX_SHIFT",
     "L_SUFFIX_START",
     "L_SUFFIX_STOP",
+    "MAX_ARENA_BYTES",
     "N_LAYOUT",
     "N_META",
     "TEXT_ROOM",
