@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import threading
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import structlog
 from edm.jit import JIT_DISABLED
 from edm.new_qname import generations
 from edm.new_qname.log import HEADER_BYTES, NameLog
-from edm.new_qname.table import Table
+from edm.new_qname.probing import PROBE_LIMIT
 from new_qname.batches import insert
 from new_qname.stores import FIRST, files, largest_file, names, open_store
 from oracles.seen_set import SeenSet
@@ -28,51 +28,33 @@ def test_growth_forgets_nothing(tmp_path: Path) -> None:
         assert store.names == count
         assert store.evicted == 0
         assert store.generation == 1
-        assert store.memory_bytes <= 8 * count / 0.6 * 3
+        assert store.memory_bytes <= 8 * (1.25 * count / 0.75 + 8)
     assert files(tmp_path) == [FIRST]
     assert (tmp_path / FIRST).stat().st_size == HEADER_BYTES + 8 * count
 
 
-def test_names_are_found_during_a_migration(tmp_path: Path) -> None:
+def test_names_are_found_while_a_table_grows(tmp_path: Path) -> None:
     store = open_store(tmp_path, first_slots=8192)
-    count = int(0.6 * 8192)
+    table = store._generations.tables.current
+    count = int(0.75 * 8192)
     for begin in range(0, count, 1024):
         insert(store, names(*range(begin, min(begin + 1024, count))))
+    assert table.slots == 8192
     assert insert(store, names(count)) == [True]
-    assert store._generations.tables.migrating is not None
+    assert table.slots == 8192 * 5 // 4
+    assert table.to_move > 0
     assert not any(insert(store, names(*range(count + 1))))
     assert insert(store, names(count, count + 1)) == [False, True]
-    assert store._generations.tables.migrating is not None
+    assert table.to_move > 0
     assert store.names == count + 2
-    while store._generations.tables.migrating is not None:
+    while table.to_move:
         count += 16
         insert(store, names(*range(count - 16, count + 2)))
-    assert count < 0.6 * 8192 + 8192 / 8 + 32
+    assert count < 0.75 * 8192 + 8192 / 8 + 32
     assert not any(insert(store, names(*range(count + 2))))
-    assert store.names == count + 2 == np.count_nonzero(store._generations.tables.current.slots)
+    assert store.names == count + 2 == np.count_nonzero(table.array)
+    assert store._generations.tables.current is table
     store.close()
-
-
-def test_large_tables_are_made_ready_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generations, "LARGE_TABLE_SLOTS", 0)
-    go_on = threading.Event()
-    made: list[int] = []
-
-    def slowly(capacity: int) -> Table:
-        go_on.wait(30)
-        made.append(capacity)
-        return Table(capacity)
-
-    monkeypatch.setattr(Table, "populated", slowly)
-    with open_store(tmp_path) as store:
-        for number in range(50):
-            insert(store, names(number))
-        assert store.memory_bytes == 8 * 64  # beyond 60 %, but nobody has waited
-        go_on.set()
-        insert(store, names(*range(50, 60)))
-        assert made == [128]
-        assert store.memory_bytes >= 8 * 128
-        assert not any(insert(store, names(*range(60))))
 
 
 def test_large_tables_are_given_back_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +102,7 @@ def test_without_room_for_a_generation_names_displace_others(
 
     now = [1000.0]
     monkeypatch.setattr(generations.time, "monotonic", lambda: now[0])
-    full = int(0.85 * 256)
+    full = int(0.85 * 272)
     with open_store(tmp_path, 200) as store, structlog.testing.capture_logs() as logs:
         with monkeypatch.context() as patch:
             patch.setattr(NameLog, "create", no_room)
@@ -128,11 +110,11 @@ def test_without_room_for_a_generation_names_displace_others(
                 assert insert(store, names(*range(begin, begin + 10))) == [True] * 10
                 now[0] += 1
                 assert store.names <= full
-            assert store.names == full == np.count_nonzero(store._generations.tables.current.slots)
+            assert store.names == full == np.count_nonzero(store._generations.tables.current.array)
             assert store.evicted == 3000 - full
             assert [log["reason"] for log in logs] == ["No space left on device"]
             assert insert(store, names(*range(2990, 3000))).count(False) >= 5
-            assert (tmp_path / FIRST).stat().st_size <= HEADER_BYTES + 8 * (4 * 256 + 10)
+            assert (tmp_path / FIRST).stat().st_size <= HEADER_BYTES + 8 * (4 * 272 + 10)
         now[0] += 20
         assert insert(store, names(5000)) == [True]
         assert (store.generation, store.names) == (2, 1)
@@ -144,28 +126,51 @@ def test_displacement_takes_one_name_at_a_time(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(generations, "RETRY_SECONDS", 1e9)
     insert(store, names(*range(50)))
     with largest_file(0), structlog.testing.capture_logs():
-        slots = store._generations.tables.current.slots
+        slots = store._generations.tables.current.array
         for number in range(50, 400):
             before = set(slots.tolist())
             insert(store, names(number))
             assert len(before - set(slots.tolist()) - {0}) <= 1
             assert insert(store, names(number)) == [False]
     assert store.generation == 1
-    assert np.count_nonzero(slots) == store.names == int(0.85 * 64)
+    assert np.count_nonzero(slots) == store.names == int(0.85 * 72)
     store.close()
 
 
-def test_without_memory_for_growth_names_displace_others(
+def test_without_memory_for_a_generation_names_displace_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_memory(capacity: int) -> None:
+    def no_memory(*_: object) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    with open_store(tmp_path) as store:
+    with open_store(tmp_path, 200) as store, structlog.testing.capture_logs() as logs:
         with monkeypatch.context() as patch:
             patch.setattr(generations, "Table", no_memory)
             insert(store, names(*range(300)))
-            assert store.names == int(0.85 * 64)
+            assert (store.generation, store.names) == (1, int(0.85 * 272))
+            assert [log["reason"] for log in logs] == ["Cannot allocate memory"]
         store._generations._retry_at = 0
-        insert(store, names(*range(300)))
-        assert store.names == 300
+        insert(store, names(*range(300, 320)))
+        assert (store.generation, store.names) == (2, 20)
+
+
+def test_without_address_space_for_all_names_fewer_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mmap.mmap
+
+    def narrow(fileno: int, length: int, **arguments: int) -> mmap.mmap:
+        if length > 8 * (1000 + 8 * PROBE_LIMIT):
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return real(fileno, length, **arguments)
+
+    monkeypatch.setattr("edm.new_qname.table.mmap.mmap", narrow)
+    with structlog.testing.capture_logs() as logs:
+        store = open_store(tmp_path, 2000)
+    assert [(log["kept"], log["limit"]) for log in logs] == [(498, 2000)]
+    for begin in range(0, 1500, 50):
+        assert all(insert(store, names(*range(begin, begin + 50))))
+        assert store.names <= 498
+    assert store.generation == 4
+    assert not any(insert(store, names(*range(1000, 1500))))
+    store.close()

@@ -68,6 +68,6 @@ def test_generations_under_threads_report_at_most_what_was_evicted_again(tmp_pat
         distinct = count + 20
         assert distinct <= sum(found) <= distinct + store.evicted
         # What was reported is either still remembered or was forgotten.
-        current, _, previous = store._generations.tables
+        current, previous = store._generations.tables
         remembered = store.names + (previous.count - current.carried if previous else 0)
         assert sum(found) <= remembered + store.evicted

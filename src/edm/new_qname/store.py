@@ -95,7 +95,7 @@ class SeenStore:
         sync : bool
             See :attr:`sync`.
         first_slots : int
-            Size of the table that a new store begins with; rounded up to a power of two.
+            Size of the table that a new store begins with; at least 64.
 
         Raises
         ------
@@ -208,7 +208,7 @@ class SeenStore:
         with self._lock:
             if self._closed:
                 raise StoreError(f"{self.directory}: the seen names are closed")
-            if candidates.tables is not generations.tables:  # rotated or migrated meanwhile
+            if candidates.tables is not generations.tables:  # rotated meanwhile
                 left = generations.tables.look_up(hashes, positions, seen, left)
             generations.insert(hashes, positions, seen, left, is_new, writes)
         if generations.retired:
@@ -336,7 +336,7 @@ class SeenStore:
     @property
     def memory_bytes(self) -> int:
         """Size of the tables in use."""
-        return sum(8 * table.capacity for table in self._generations.tables if table is not None)
+        return sum(8 * table.slots for table in self._generations.tables if table is not None)
 
 
 __all__ = ["FOLDER_NAME", "SeenStore"]

@@ -1,35 +1,62 @@
-"""Tables of fingerprints in memory, and asking those in use."""
+"""Tables of fingerprints in memory that grow in place, and asking those in use."""
 
 from __future__ import annotations
 
 import mmap
+import platform
 from typing import NamedTuple
 
 import numpy as np
 
 from edm.columns import I64Array, U8Array, U64Array
-from edm.new_qname.probing import CARRIED, COUNT, N_STATE, drop_seen, fill, mark_seen
+from edm.new_qname.probing import (
+    BEFORE,
+    BOUNDARY,
+    CARRIED,
+    COUNT,
+    LINE,
+    LINES,
+    N_STATE,
+    PROBE_LIMIT,
+    drop_seen,
+    fill,
+    mark_seen,
+    move,
+)
 
 MIN_SLOTS = 64
 _HUGE_PAGE = 2 << 20
 _MEMORY_STEP = 16 << 20
 _FILL_STEP = 1 << 15
+_MOVE_STEP = 512  # lines
+_MOST_LINES = (1 << 32) - 1  # a home is computed from 32 bits
+
+# What is not used yet shall not count as used where the system limits what processes may ask for.
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if platform.machine() in ("x86_64", "aarch64") else 0)
 
 
 class Table:
-    """Slots of fingerprints with their counts.
+    """Lines of fingerprints with their counts.
 
-    The memory goes with the last reference to :attr:`slots`, so a thread that still reads a retired table
-    does so safely.
+    Address space for the largest size is taken at once, memory only as the table grows. It goes with the last
+    reference to :attr:`array`, so a thread that still reads a retired table does so safely.
+
+    Parameters
+    ----------
+    slots : int
+        Slots to begin with. These and all other numbers of slots are rounded up to whole lines.
+    largest : int
+        Slots up to which it may be wanted to grow. If there is no address space for so many, half of it is tried,
+        and so on.
 
     Attributes
     ----------
-    slots : uint64[capacity]
+    array : uint64[largest + 8 * PROBE_LIMIT]
         Fingerprints; 0 is an empty slot.
     state : int64[N_STATE]
-        ``COUNT`` and ``CARRIED``.
-    capacity, bits : int
-        Number of slots, a power of two, and its binary logarithm.
+        See :mod:`edm.new_qname.probing`.
+    largest : int
+        Slots up to which it can grow.
 
     Raises
     ------
@@ -37,25 +64,24 @@ class Table:
         There is no memory for so many slots.
     """
 
-    __slots__ = ("_map", "bits", "capacity", "slots", "state")
+    __slots__ = ("_map", "array", "largest", "state")
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.bits = capacity.bit_length() - 1
-        # Pages come zeroed from the kernel at their first use, so that even a large table is there at once.
+    def __init__(self, slots: int, largest: int) -> None:
+        lines = min(lines_of(slots), _MOST_LINES)
+        # Pages come zeroed from the kernel at their first use.
+        self._map = _take_space(lines, max(lines, min(lines_of(largest), _MOST_LINES)))
         # Huge pages: with small ones every probe of a large table misses the TLB as well as the cache.
-        self._map = mmap.mmap(-1, 8 * capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if 8 * capacity >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        if len(self._map) >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
-        self.slots: U64Array = np.frombuffer(self._map, np.uint64, capacity)
+        self.array: U64Array = np.frombuffer(self._map, np.uint64)
+        self.largest = len(self.array) - LINE * PROBE_LIMIT
         self.state: I64Array = np.zeros(N_STATE, np.int64)
+        self.state[LINES] = self.state[BEFORE] = lines
 
-    @classmethod
-    def populated(cls, capacity: int) -> Table:
-        """Return a new table whose memory has been used once."""
-        table = cls(capacity)
-        table.populate()
-        return table
+    @property
+    def slots(self) -> int:
+        """Slots in use."""
+        return LINE * int(self.state[LINES])
 
     @property
     def count(self) -> int:
@@ -67,23 +93,32 @@ class Table:
         """Fingerprints in the table that the previous generation holds as well."""
         return int(self.state[CARRIED])
 
-    def fill(self, fingerprints: U64Array) -> int:
-        """Store fingerprints (0 stands for none); return how many were given."""
-        scratch: U64Array = np.empty(min(_FILL_STEP, fingerprints.size), np.uint64)
-        given = 0
+    @property
+    def to_move(self) -> int:
+        """Slots that are still laid out as before the table grew."""
+        return LINE * int(self.state[BOUNDARY])
+
+    def fill(self, fingerprints: U64Array) -> None:
+        """Store fingerprints (0 stands for none)."""
         for begin in range(0, fingerprints.size, _FILL_STEP):
             part = fingerprints[begin : begin + _FILL_STEP]
-            given += int(fill(self.slots, self.bits, self.state, part, part.size, scratch))
-        return given
+            fill(self.array, self.state, part, part.size)
 
-    def populate(self) -> None:
-        """Use all memory of a new table once, with the GIL released.
+    def grow(self, slots: int) -> None:
+        """Use so many slots from now on, at most :attr:`largest`; nothing may be left to move.
 
-        Else the first batch of names, spread over the whole table, would wait until every huge page is zeroed:
-        seconds, if the table is large.
+        :meth:`move` is to be called until nothing is.
         """
-        for begin in range(0, self.capacity, _MEMORY_STEP // 8):
-            self.slots[begin : begin + _MEMORY_STEP // 8].fill(0)
+        # In this order: another thread that looks something up meanwhile may miss it, but stays within the table.
+        self.state[BOUNDARY] = self.state[LINES] + PROBE_LIMIT
+        self.state[LINES] = lines_of(slots)
+
+    def move(self, slots: int) -> None:
+        """Move the fingerprints of the next ``slots`` slots, or some more, to where they belong now."""
+        scratch: U64Array = np.empty(LINE * (_MOVE_STEP + PROBE_LIMIT), np.uint64)
+        until = max(0, int(self.state[BOUNDARY]) - lines_of(slots))
+        while (left := int(self.state[BOUNDARY])) > until:
+            move(self.array, self.state, min(_MOVE_STEP, left - until), scratch)
 
     def release(self) -> None:
         """Give the memory of a retired table back, in small steps: Python unmaps with the GIL held.
@@ -94,11 +129,24 @@ class Table:
             self._map.madvise(mmap.MADV_DONTNEED, offset, min(_MEMORY_STEP, len(self._map) - offset))
 
 
+def _take_space(lines: int, largest: int) -> mmap.mmap:
+    while True:
+        try:
+            return mmap.mmap(
+                -1,
+                8 * LINE * (largest + PROBE_LIMIT),
+                flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE,
+            )
+        except OSError:
+            if largest == lines:
+                raise
+            largest = max(lines, largest // 2)
+
+
 class Tables(NamedTuple):
-    """The tables in use: ``migrating`` holds what has not been moved to ``current`` yet."""
+    """The tables of the two generations."""
 
     current: Table
-    migrating: Table | None
     previous: Table | None
 
     def look_up(self, hashes: U64Array, rows: I64Array, seen: U8Array, n: int) -> int:
@@ -114,18 +162,21 @@ class Tables(NamedTuple):
         n : int
             How many there are.
         """
-        scratch: U64Array = np.empty(n, np.uint64)
-        for table in (self.current, self.migrating):
-            if table is not None and n:
-                n = drop_seen(table.slots, table.bits, hashes, rows, seen, n, scratch)
+        if n:
+            n = drop_seen(self.current.array, self.current.state, hashes, rows, seen, n)
         if self.previous is not None and n:
-            mark_seen(self.previous.slots, self.previous.bits, hashes, seen, n, scratch)
+            mark_seen(self.previous.array, self.previous.state, hashes, seen, n)
         return n
 
 
-def capacity_for(entries: int, load: float) -> int:
-    """Return the least power of two of which ``entries`` are no larger a share than ``load``."""
-    return max(MIN_SLOTS, 1 << int(entries / load).bit_length())
+def lines_of(slots: int) -> int:
+    """Return the number of lines that so many slots take."""
+    return -(-slots // LINE)
 
 
-__all__ = ["MIN_SLOTS", "Table", "Tables", "capacity_for"]
+def slots_for(entries: int, load: float) -> int:
+    """Return a number of slots, in whole lines, of which ``entries`` are no larger a share than ``load``."""
+    return max(MIN_SLOTS, LINE * lines_of(int(entries / load) + 1))
+
+
+__all__ = ["MIN_SLOTS", "Table", "Tables", "lines_of", "slots_for"]
