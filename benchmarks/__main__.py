@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import end_to_end, growth, pipeline_stages, report, stages
+from benchmarks import end_to_end, growth, long_runs, pipeline_stages, report, stages
 from benchmarks.end_to_end import CASES, NO_SESSIONS, QUICK, Ground, Scale
 from benchmarks.processes import CAPTURE_TOOL, capture_tool
 from benchmarks.results import Result
@@ -56,7 +56,7 @@ def parts(size: str, ground: Ground) -> list[Part]:
     lists = [Parameters.names] if quick else [1000, Parameters.names, MILLION] + [10 * MILLION] * full
     made: list[Part] = [
         ("end to end", lambda: end_to_end.measure(ground, cases, "end to end", list_captures=True)),
-        ("light", lambda: end_to_end.light_traffic(ground)),
+        ("light", lambda: long_runs.light_traffic(ground)),
         ("pipeline", lambda: _pipeline(ground, size)),
         ("pseudonyms", lambda: stages.pseudonyms(max(3, scale.rounds), 4 if quick else 32)),
         ("seen names", lambda: stages.seen_names(max(3, scale.rounds), seen, 8 if quick else 32)),
@@ -65,10 +65,10 @@ def parts(size: str, ground: Ground) -> list[Part]:
     ]
     if quick:
         return made
-    made.append(("rotation", lambda: end_to_end.rotation(ground, MILLION, (30 if full else 6) * MILLION)))
+    made.append(("rotation", lambda: long_runs.rotation(ground, MILLION, (30 if full else 6) * MILLION)))
     made += _growth(ground, full)
     if full:
-        made.append(("endurance", lambda: end_to_end.endurance(ground, 600.0)))
+        made.append(("endurance", lambda: long_runs.endurance(ground, 600.0)))
     return made
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from benchmarks.processes import (
     cpu_of,
     peak_rss_of,
     rss_of,
+    threads_of,
     wait_for,
 )
 from benchmarks.results import Result, median
@@ -191,7 +191,8 @@ def run_daemon(
 
     The stream is sent once to warm caches and load kernels; then the clock starts. It stops when all files of the
     frames sent are written. ``extra`` holds memory in MiB (``rss`` at the end of the stream, ``peak_rss``,
-    ``start_rss``), CPU seconds of start and exit, and seconds that readers waited (``longest_blocked`` at once).
+    ``start_rss``), CPU seconds of the workers (the busiest threads), of start and of exit, and seconds that readers
+    waited (``longest_blocked`` at once).
     """
     with Daemon(settings, program) as daemon:
         pid = daemon.child.pid
@@ -199,7 +200,7 @@ def run_daemon(
         warm = sender.run(Job(str(stream), unix=daemon.socket, connections=connections))
         rotate(daemon)
         published = wait_until_published(daemon) if not settings.get("disable_mqtt", True) else 0.0
-        before = cpu_of(pid)
+        before, threads = cpu_of(pid), threads_of(pid)
         blocked = daemon.metric("edm_reader_blocked_seconds_total")
         scraper = Scraper(daemon.port, scraped)
         beside: AbstractContextManager[object] = scraper if scraped else nullcontext()
@@ -210,12 +211,14 @@ def run_daemon(
         rotate(daemon)
         events = wait_until_published(daemon) if published else 0.0
         used = cpu_of(pid) - before
+        each = sorted(cpu - threads.get(number, 0.0) for number, cpu in threads_of(pid).items())
         handled = daemon.metric("edm_processed_dnstap_total")
         if handled != warm.frames + sent.frames:
             raise RuntimeError(f"{handled:.0f} frames came to an end, {warm.frames + sent.frames} were sent")
         extra = {
             "blocked": daemon.metric("edm_reader_blocked_seconds_total") - blocked,
             "longest_blocked": daemon.metric("edm_reader_longest_blocked_seconds"),
+            "worker_cpu": sum(each[-int(str(settings.get("minimiser_workers", 1))) :]),
             "rss": rss / MIB,
             "start_rss": start_rss / MIB,
             "peak_rss": peak_rss_of(pid) / MIB,
@@ -343,129 +346,13 @@ def _speedup(one: Sequence[Run], two: Sequence[Run]) -> str:
         (a.seconds / a.frames) / ((b.seconds - b.sender_cpu / cores) / b.frames)
         for a, b in zip(one, two, strict=True)
     ]
+    # And with a core for each of them, they would do as much as they need CPU time for.
+    alone = [
+        2 * (a.extra["worker_cpu"] / a.frames) / (b.extra["worker_cpu"] / b.frames)
+        for a, b in zip(one, two, strict=True)
+    ]
     busy = median([(b.cpu + b.sender_cpu) / (b.seconds * cores) for b in two])
     return (
-        f"{plain:.2f} times one worker; {median(left):.2f} without the sender; {busy:.0%} of all cores busy"
+        f"{plain:.2f} times one worker; {median(left):.2f} without the sender; {median(alone):.2f} if each had a core; "
+        f"{busy:.0%} of all cores busy"
     )
-
-
-# Other questions
-
-FEW_SEEN = {"qname_seen_store_entries": 1_000_000}
-ENDURED: Sequence[tuple[str, Mapping[str, object]]] = (
-    ("sessions", {}),
-    ("no sessions", NO_SESSIONS),
-    ("no sessions, at most 1,000,000 seen names", {**NO_SESSIONS, **FEW_SEEN}),
-)
-
-
-def light_traffic(ground: Ground) -> list[Result]:
-    """Twenty senders of 500 frames a second each, one frame a write."""
-    connections, each = 20, 500.0
-    seconds = ground.scale.light_seconds
-    with Daemon(ground.settings("light")) as daemon:
-        stream = str(ground.stream("light"))
-        sender.run(Job(stream, unix=daemon.socket))
-        rotate(daemon)
-        idle_from = cpu_of(daemon.child.pid)
-        time.sleep(2.0)
-        before = cpu_of(daemon.child.pid)
-        idle = (before - idle_from) / 2.0
-        job = Job(stream, unix=daemon.socket, connections=connections, rate=each, seconds=seconds)
-        sent = sender.run(job)
-        used = cpu_of(daemon.child.pid) - before
-        daemon.stop()
-    share = used / sent.seconds
-    return [
-        Result(
-            f"light: {connections} senders of {each:.0f} frames/s",
-            cpu=used / sent.frames,
-            rate=sent.frames / sent.seconds,
-            note=f"{share:.1%} of one core (at most 10 %), {idle:.1%} when idle",
-            extra={"core_share": share, "idle_share": idle},
-        )
-    ]
-
-
-def rotation(ground: Ground, names: int, frames: int) -> list[Result]:
-    """Rotate in the middle of a flood, after ``frames`` responses about ``names`` well-known names and others."""
-    name = f"rotation {names}"
-    passes = max(1, frames // ground.scale.frames)
-    parameters = Parameters(frames=ground.scale.frames, names=names, skew=0.0, novelty_share=0.0)
-    ground.add(name, generate(parameters))
-    settings = {"well_known_domains_file": ground.list_file(names)}
-    with Daemon(settings) as daemon:
-        stream = str(ground.stream(name))
-        sender.run(Job(stream, unix=daemon.socket))
-        rotate(daemon)
-        process = sender.start(Job(stream, unix=daemon.socket, passes=passes + 2))
-        received = daemon.metric("edm_processed_dnstap_total")
-        wait_for(
-            lambda: daemon.metric("edm_processed_dnstap_total") - received >= passes * ground.scale.frames,
-            "the flood",
-            600.0,
-            pause=0.1,
-        )
-        before = daemon.metric("edm_reader_longest_blocked_seconds")
-        began = time.monotonic()
-        daemon.http("POST", "/debug/rotate-parquet")
-        request = time.monotonic() - began
-        sent = sender.finish(process)
-        after = daemon.metric("edm_reader_longest_blocked_seconds")
-        peak = peak_rss_of(daemon.child.pid) / MIB
-        rotate(daemon)
-        daemon.stop()
-    note = (
-        f"longest wait of the reader {after * 1000:.0f} ms ({before * 1000:.0f} ms before it); answered in "
-        f"{request * 1000:.0f} ms; peak {peak:.0f} MiB"
-    )
-    return [
-        Result(
-            f"rotation in a flood: {names:,} names, {passes * ground.scale.frames:,} responses",
-            rate=sent.frames / sent.seconds,
-            note=note,
-            extra={"longest_blocked": after, "longest_blocked_before": before, "peak_rss": peak},
-        )
-    ]
-
-
-def _thin_out(daemon: Daemon) -> None:
-    """Remove finished session files: in ten minutes they would come to tens of gigabytes."""
-    for path in (daemon.folder / "data" / "parquet" / "sessions").glob("*.parquet"):
-        path.unlink(missing_ok=True)
-
-
-def endurance(ground: Ground, seconds: float) -> list[Result]:
-    """Flood the daemon for a long time and watch its memory."""
-    results = []
-    for name, more in ENDURED:
-        with Daemon({**ground.settings("responses"), **more}) as daemon:
-            job = Job(str(ground.stream("responses")), unix=daemon.socket, passes=1 << 20, seconds=seconds)
-            process = sender.start(job)
-            memory = []
-            while process.poll() is None:
-                memory.append(rss_of(daemon.child.pid) / MIB)
-                _thin_out(daemon)
-                time.sleep(0.25)
-            sent = sender.finish(process)
-            rotate(daemon)
-            peak = peak_rss_of(daemon.child.pid) / MIB
-            names = daemon.metric("edm_seen_names")
-            blocked = daemon.metric("edm_reader_longest_blocked_seconds")
-            used = cpu_of(daemon.child.pid) - daemon.startup_cpu
-            daemon.stop()
-        # The first quarter fills caches and pools.
-        quarters = [median(list(part)) for part in np.array_split(memory, 4)]
-        medians = "/".join(f"{quarter:.0f}" for quarter in quarters)
-        results.append(
-            Result(
-                f"endurance: {seconds:.0f} s, {name}",
-                cpu=used / sent.frames,
-                rate=sent.frames / sent.seconds,
-                note=f"{sent.frames:,} frames, {names:,.0f} seen names; peak {peak:.0f} MiB, median of each quarter "
-                f"{medians}; longest wait of the reader {blocked * 1000:.0f} ms",
-                extra={"peak_rss": peak, "seen_names": names, "longest_blocked": blocked}
-                | {f"quarter_{number}": quarter for number, quarter in enumerate(quarters, 1)},
-            )
-        )
-    return results

@@ -49,15 +49,13 @@ def peak_rss_of(pid: int) -> int:
     return 0
 
 
-def threads_of(pid: int) -> dict[str, float]:
-    """Return the CPU seconds of the threads that live, summed by name."""
-    used: dict[str, float] = {}
+def threads_of(pid: int) -> dict[int, float]:
+    """Return the CPU seconds that each thread has used so far."""
+    used: dict[int, float] = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
-            text = (task / "stat").read_text()
-            name = text[text.index("(") + 1 : text.rindex(")")]
-            fields = text.rpartition(")")[2].split()
-            used[name] = used.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / _TICK
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            used[int(task.name)] = (int(fields[11]) + int(fields[12])) / _TICK
     return used
 
 
