@@ -169,7 +169,8 @@ class PseudonymCache:
         state[k.HITS :] = 0
         lk.list_addresses(u32, u64, fate, n, self._lists, self._sizes, state)
         for number, size in enumerate(self._sizes.tolist()):
-            self._look_up(buf, u32, u64, number, size)
+            if size:
+                self._look_up(buf, u32, u64, number, size)
         if state[k.FRESH]:
             self._encrypt(0, int(state[k.FRESH_IPV4]), k.IPV4_BLOCKS)
             self._encrypt(1, int(state[k.FRESH_IPV6]), k.IPV6_BLOCKS)
