@@ -168,7 +168,7 @@ DEST_LOW = 5
 # Hash of the parent domain with 1 label; the next fields are those with 2 to SUFFIX_DEPTH labels. Only fields for
 # fewer labels than QNAME_LABELS hold a hash. Its low byte tells where in the question name the parent begins.
 SUFFIX_HASH_1 = 6
-# Scratch of the hash (domains), not fields of a row: the words of one name after the other.
+# Scratch of the hash (domains), not fields of a row: the words of one name after the other. And of a lookup behind it.
 NAME_WORD = 14
 NAME_SUM = 15
 

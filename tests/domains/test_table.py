@@ -29,8 +29,9 @@ from edm.domains import (
 )
 from edm.domains.hashing import new_hash_key
 from edm.domains.packed import PackedWords
+from edm.domains.packed_kernels import LINE
 from edm.domains.plain import PlainWords
-from edm.domains.symbols import decode_name, encode_name, make_symbols, same_coded
+from edm.domains.symbols import RAW, decode_name, encode_name, make_symbols, same_coded, surely_same_coded
 from edm.errors import ListFileError
 from edm.jit import JIT_DISABLED, kernel
 from edm.names import wire_to_text
@@ -262,6 +263,55 @@ def test_full_and_empty_buckets(monkeypatch: pytest.MonkeyPatch, per_bucket: int
     check(words, [*names, *absent, b"\0", b"\1X\3\xff\0Y\0"])
 
 
+@pytest.mark.parametrize("per_bucket", [4, 40])
+def test_many_rows_of_all_kinds(monkeypatch: pytest.MonkeyPatch, per_bucket: int) -> None:
+    """Rows that match as a whole, by a parent of any size, or not at all, in any order and among rows with a fate."""
+    monkeypatch.setattr(packed, "NAMES_PER_BUCKET", per_bucket)
+    rng = np.random.default_rng(per_bucket)
+    count = 150 if JIT_DISABLED else 5000
+
+    def domain(most: int) -> str:
+        return "".join("abcdefgh"[k] + "." for k in rng.integers(0, 8, rng.integers(1, most + 1)))
+
+    words = sorted(
+        {("." if rng.random() < 0.4 else "") + domain(11) for _ in range(count)} | {".a.", ".b.c."}
+    )
+    names = [parse_name(domain(13) if rng.random() < 0.5 else "x." * (w[0] == ".") + w.lstrip("."))
+             for w in rng.choice(words, count)]  # fmt: skip
+    ordered = {word: i for i, word in enumerate(words)}
+    expected = [domain_match.match(ordered, wire_to_text(name)) for name in names]
+    domains = build(words, large=0)
+    assert in_order(domains, find(domains, names)) == expected
+    buf, columns = batch(names)
+    columns.fate[: len(names)] = rng.choice([c.PENDING, c.QUERY], len(names))
+    columns.u32[c.DOMAIN_MATCH] = 78
+    hash_names(buf, columns.u32, columns.u64, columns.fate, len(names))
+    domains.lookup(buf, columns.u32, columns.u64, columns.fate, len(names))
+    matches = [
+        match if fate == c.PENDING else 78 for fate, (_, match) in zip(columns.fate, expected, strict=False)
+    ]
+    assert columns.u32[c.DOMAIN_MATCH, : len(names)].tolist() == matches
+
+
+def test_blocks_keep_to_cache_lines() -> None:
+    count = 200 if JIT_DISABLED else 20_000
+    store = build(
+        [f"{'.' * (i & 1)}{i * 7919 % 65521:x}.example{i % 7}.net." for i in range(count)], large=0
+    )._store
+    arena, records = store._arena, store._directory.reshape(-1, 2)
+    assert arena.ctypes.data % LINE == 0
+    crossing = used = 0
+    for word in records[:-1, 0].tolist():
+        offset, names = word & 0xFFFFFFFF, word >> 60
+        if names < 15:
+            size = names + max(names - 8, 0) + int(arena[offset : offset + names].sum())
+            used += size
+            crossing += names > 0 and size <= LINE and offset // LINE != (offset + size - 1) // LINE
+            assert size <= LINE or offset % LINE == 0
+    assert crossing == 0
+    assert len(arena) < used * 1.25 + 1000
+
+
 def test_packed_names_of_every_length() -> None:
     """Names with many codes and few, looked up in the middle of a buffer and at its end."""
     wires = [bytes([n]) + bytes(0x61 + k % 26 for k in range(n)) for n in range(1, 64)]
@@ -289,22 +339,36 @@ def test_codes_stand_for_names(names: list[bytes], strings: list[bytes]) -> None
     wire, codes, out = (np.zeros(room, np.uint8) for room in (400, 80, 264))
     for name in names:
         wire[: len(name)] = np.frombuffer(name, np.uint8)
-        end = code_and_back(wire, len(name), *symbols, codes, out)
-        assert 1 <= end <= len(name) + 1
+        count = code_and_back(wire, len(name), *symbols, codes, out)
+        assert 1 <= count <= len(name) + 1
+        # Whatever stands around the codes.
+        codes[:8] = codes[8 + count :] = 255 - codes[8]
+        size, start = np.uint64(len(name)), np.uint64(8)
+        sure = same_by_symbols(codes, start, np.uint64(count), symbols.book, wire, size)
+        assert sure == (codes[8 : 8 + count].max() < RAW)
         assert out[: len(name)].tobytes() == name
 
 
 @kernel
 def code_and_back(wire, size, book, starts, singles, codes, out):  # type: ignore[no-untyped-def]
-    end = encode_name(wire, np.uint64(0), np.uint64(size), book, starts, singles, codes, np.uint64(0))
-    decoded = decode_name(codes, np.uint64(0), end, book, out)
-    same = same_coded(codes, np.uint64(0), end, book, wire, np.uint64(0), np.uint64(size))
+    off = np.uint64(0)
+    start = np.uint64(8)
+    end = encode_name(wire, off, np.uint64(size), book, starts, singles, codes, start)
+    count = end - start
+    decoded = decode_name(codes, start, count, book, out)
+    same = same_coded(codes, start, count, book, wire, off, np.uint64(size))
     wrong = False
     for k in range(size):
         wire[k] ^= 1
-        wrong |= same_coded(codes, np.uint64(0), end, book, wire, np.uint64(0), np.uint64(size))
+        wrong |= same_coded(codes, start, count, book, wire, off, np.uint64(size))
+        wrong |= surely_same_coded(codes, start, count, book, wire, off, np.uint64(size))
         wire[k] ^= 1
-    return np.int64(end) if decoded == size and same and not wrong else -1
+    return np.int64(count) if decoded == size and same and not wrong else -1
+
+
+@kernel
+def same_by_symbols(codes, start, count, book, wire, size):  # type: ignore[no-untyped-def]
+    return surely_same_coded(codes, start, count, book, wire, np.uint64(0), size)
 
 
 def test_a_full_tag_is_no_match() -> None:

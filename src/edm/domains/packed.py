@@ -1,6 +1,6 @@
 """The words of a large list, packed: a name takes little more memory than its share of the DAWG file.
 
-Layout (10 million names take some 12 bytes each):
+Layout (10 million names take some 13 bytes each):
 
 - Names are dealt out to buckets by the high bits of their hash, four to a bucket on average. The names of a bucket are
   a *block* of the ``arena``, and have consecutive indexes, in the order of the buckets. So nothing has to be stored to
@@ -11,11 +11,12 @@ Layout (10 million names take some 12 bytes each):
   the hash, and whether it is a suffix entry. So a name that is not in the table mostly costs one cache line. A hit
   counts only after all bytes of the name were compared.
 - A block: for each name one byte that says how many codes it has (1 to 255), the tags of the ninth name and those
-  behind it, and the codes of the names, see :mod:`edm.domains.symbols`.
+  behind it, and the codes of the names, see :mod:`edm.domains.symbols`. Blocks stand in no order, each where it fits
+  into the rest of a cache line, so that one of up to 64 bytes costs no second line; that takes half a byte a name.
 - Words that match nothing have the indexes behind those of the entries, and their text is kept as it is.
 
 The offset of a block is found before its content is needed, and both long before a name is compared: the lookup fetches
-them for a whole batch of rows before it waits for any.
+them for some dozens of rows before it waits for any.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ class PackedWords:
         "_layout",
         "_odd_ends",
         "_odd_text",
+        "_parents",
         "_symbols",
         "entries",
     )
@@ -131,6 +133,7 @@ class PackedWords:
         self._directory: U64Array = np.zeros(2 * (buckets + 1), np.uint64)
         self._symbols = _symbols_for(dawg, key)
         self._fill(dawg)
+        self._parents = _next_smaller(self._labels)
         # So that no kernel is compiled while frames wait.
         columns = Columns(1)
         self.lookup(self._arena, columns.u32, columns.u64, columns.fate, 0)
@@ -149,10 +152,13 @@ class PackedWords:
         pk.count_names(entries.hashes, entries.counts, self._directory, self._layout)
         size = 0
         if entries.used <= MAX_ARENA_BYTES:
-            size = pk.lay_out(self._directory, np.uint64(MAX_ARENA_BYTES))
+            spares = np.zeros((pk.LINE + 1, pk.MAX_SPARES), np.uint64)
+            depths = np.zeros(pk.LINE + 1, np.uint64)
+            size = pk.lay_out(self._directory, np.uint64(MAX_ARENA_BYTES), spares, depths)
         if not size:
             raise ListFileError(f"{dawg.name}: its names take more than {MAX_ARENA_BYTES:,} bytes")
-        self._arena: U8Array = np.zeros(size + _PADDING, np.uint8)
+        self._layout[pk.L_WIDE] = pk.LINE * self.entries // (entries.used + self.entries + 1) + 1
+        self._arena: U8Array = _from_line(size + _PADDING)
         pk.place_names(
             entries.hashes, entries.counts, entries.codes, self._directory, self._arena, self._layout
         )
@@ -164,7 +170,8 @@ class PackedWords:
 
     def _arrays(self) -> Iterator[U8Array | U64Array | I64Array]:
         yield from self._symbols
-        yield from (self._arena, self._directory, self._labels, self._layout, self._odd_ends, self._odd_text)
+        yield from (self._arena, self._directory, self._labels, self._parents, self._layout)
+        yield from (self._odd_ends, self._odd_text)
 
     @property
     def odd_bytes(self) -> int:
@@ -183,7 +190,7 @@ class PackedWords:
             self._arena,
             self._directory,
             book,
-            self._labels,
+            self._parents,
             self._layout,
         )
         if self._layout[pk.L_SUFFIX_LABELS] > SUFFIX_DEPTH:
@@ -217,6 +224,21 @@ class PackedWords:
             ends,
         )
         return done
+
+
+def _next_smaller(labels: U8Array) -> U8Array:
+    """Return for each number of labels the next smaller one of those up to ``SUFFIX_DEPTH`` that are marked, or 0."""
+    smaller = np.zeros(256, np.uint8)
+    for count in np.flatnonzero(labels[: SUFFIX_DEPTH + 1]).tolist():
+        smaller[count + 1 :] = count
+    return smaller
+
+
+def _from_line(size: int) -> U8Array:
+    """Return zeros that begin where a cache line does."""
+    array = np.zeros(size + pk.LINE, np.uint8)
+    skip = -array.ctypes.data % pk.LINE
+    return array[skip : skip + size]
 
 
 class _OddWords:

@@ -20,7 +20,14 @@ WIRE_ROOM = 272
 L_BUCKETS = 0
 L_ENTRIES = 1
 L_SUFFIX_LABELS = 2  # labels of the suffix entry with most of them; 0 if there is none
-N_LAYOUT = 3
+L_WIDE = 3  # names of a block from which on it is expected to take more than a line
+N_LAYOUT = 4
+
+LINE = 64
+"""Bytes of a cache line. A block that fits into one does not cross to another."""
+
+MAX_SPARES = 256
+"""Lines with the same room left that are remembered at most while blocks get their places."""
 
 # A record of ``directory``: in its first word the block's offset, the index of its first name, and how many names it
 # has, if these are less than MANY; in its second word the tags of the first eight names.
@@ -29,6 +36,8 @@ MANY = np.uint64(15)
 _LOW32 = np.uint64(0xFFFFFFFF)
 _INDEX_BITS = np.uint64(0x0FFFFFFF)
 _U32 = np.uint64(32)
+_LINE = np.uint64(LINE)
+_MAX_SPARES = np.uint64(MAX_SPARES)
 _SEVEN_BITS = np.uint64(0x7F)
 _LOW_BYTE = np.uint64(0xFF)
 _HASH_BITS = np.uint64(0xFFFFFFFFFFFFFF00)
@@ -172,9 +181,32 @@ def count_names(hashes: Any, counts: Any, directory: Any, layout: Any) -> None:
             directory[record_of(hashes[i], layout)] += (U1 << _U32) | np.uint64(counts[i])
 
 
+@force_inlined
+def _take_room(size: Any, end: Any, spares: Any, depths: Any) -> tuple[Any, Any]:
+    """Return where a block of this size is put, and where the arena then ends."""
+    room = size
+    while room <= _LINE and depths[room] == U0:
+        room += U1
+    if room <= _LINE:
+        depths[room] -= U1
+        offset = spares[room, depths[room]]
+    else:
+        offset = end
+        room = (size + _LINE - U1) & ~(_LINE - U1)
+        end += room
+    room -= size
+    if room != U0 and depths[room] < _MAX_SPARES:
+        spares[room, depths[room]] = offset + size
+        depths[room] += U1
+    return offset, end
+
+
 @kernel
-def lay_out(directory: Any, limit: Any) -> Any:
+def lay_out(directory: Any, limit: Any, spares: Any, depths: Any) -> Any:
     """Make of the sums of :func:`count_names` where each block begins and what index its first name has.
+
+    A block goes where the least room is left of those lines into which it fits. The first line stays empty, because
+    eight bytes before a name are read.
 
     Parameters
     ----------
@@ -182,24 +214,29 @@ def lay_out(directory: Any, limit: Any) -> Any:
         Changed in place.
     limit : uint64
         Most bytes that the arena may have.
+    spares : uint64[LINE + 1, MAX_SPARES], depths : uint64[LINE + 1], zeroed
+        Scratch: for each number of bytes where so many are left at the end of a line, and how many such places there
+        are.
 
     Returns
     -------
     int
         Bytes that the arena needs; 0 if more than ``limit``.
     """
-    offset = U0
+    end = _LINE
     index = U0
     for bucket in range(directory.size >> 1):
         record = np.uint64(bucket) << U1
         count = directory[record] >> _U32
         size = count + late_tags(count) + (directory[record] & _LOW32)
+        offset = U0
+        if size != U0:
+            offset, end = _take_room(size, end, spares, depths)
         directory[record] = offset | (index << _U32) | (min(count, MANY) << COUNT_SHIFT)
-        offset += size
         index += count
-        if offset > limit:
+        if end > limit:
             return U0
-    return max(offset, U1)
+    return end
 
 
 @kernel

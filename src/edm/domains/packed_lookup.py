@@ -13,6 +13,8 @@ from edm.columns import (
     FOUND_POS,
     FOUND_ROW,
     LEFT_ROW,
+    NAME_SUM,
+    NAME_WORD,
     NO_DOMAIN,
     PENDING,
     QNAME_HASH,
@@ -28,6 +30,9 @@ from edm.domains.lookup import EXACT_MATCH, NO_MATCH, SUFFIX_MATCH, list_pending
 from edm.domains.packed_kernels import (
     COUNT_SHIFT,
     L_SUFFIX_LABELS,
+    L_WIDE,
+    LINE,
+    MANY,
     block_offset,
     first_index,
     late_tags,
@@ -36,13 +41,17 @@ from edm.domains.packed_kernels import (
     tag_at,
     tag_of,
 )
-from edm.domains.symbols import same_coded
+from edm.domains.symbols import same_coded, surely_same_coded
 from edm.jit import force_inlined, kernel, le64, prefetch
 
 _NONE = np.uint64(NO_DOMAIN)
 _DEPTH = np.uint64(SUFFIX_DEPTH)
 _BEFORE_SUFFIX_HASH = np.uint64(SUFFIX_HASH_1 - 1)
-_CHUNK = np.uint64(64)
+_CHUNK = np.uint64(32)
+_LINE = np.uint64(LINE)
+_U32 = np.uint64(32)
+_LOW32 = np.uint64(0xFFFFFFFF)
+_INDEX_BITS = np.uint64(0x0FFFFFFF)
 _U48 = np.uint64(48)
 _U255 = np.uint64(255)
 _EACH_BYTE = np.uint64(0x0101010101010101)
@@ -100,65 +109,119 @@ def _search(
     return _NONE
 
 
+# Two lists of rows stand in columns, from the first element on. A row is in one of them at most, so they are never
+# longer than the part of the pending rows that was begun with:
+#
+# - those that have yet to be looked up as the parent domain of some number of labels: LEFT_ROW and FOUND_INDEX, the
+#   labels. Behind them, LEFT_ROW holds the pending rows.
+# - those that may be a name of their block: FOUND_ROW; FOUND_POS, where in the name the domain begins, and its labels
+#   shifted left by eight bits, which is all 0 for the whole name; NAME_WORD, the first word of the record; NAME_SUM,
+#   which of its tags are the domain's.
+#
+# What a pass will need is prefetched in a loop of its own before. A prefetch whose page is in no TLB holds up the
+# processor after the few hundred instructions that it can have under way; with a short loop that is many lines.
+
+
 @force_inlined
-def _start(u32: Any, left: Any) -> None:
-    """Let all rows of ``LEFT_ROW`` begin without a match, and list them in ``FOUND_ROW``."""
-    for j in range(left):
+def _ask_exact(u32: Any, u64: Any, begin: Any, end: Any, directory: Any, layout: Any) -> None:
+    """Prefetch the records of the names in ``LEFT_ROW``."""
+    for j in range(begin, end):
+        prefetch(directory, record_of(u64[QNAME_HASH, np.uint64(u32[LEFT_ROW, j])], layout))
+
+
+@force_inlined
+def _ask_blocks(u64: Any, begin: Any, end: Any, arena: Any, layout: Any) -> None:
+    """Prefetch the blocks of the rows in ``FOUND_ROW``."""
+    for j in range(begin, end):
+        first = u64[NAME_WORD, j]
+        offset = first & _LOW32
+        prefetch(arena, offset)
+        prefetch(arena, offset + (_LINE if first >> COUNT_SHIFT >= layout[L_WIDE] else U0))
+
+
+@force_inlined
+def _ask_parents(u32: Any, u64: Any, begin: Any, end: Any, directory: Any, parents: Any, layout: Any) -> Any:
+    """Go on to the next parent domain of the rows in ``LEFT_ROW`` and prefetch its record; drop those without one."""
+    kept = begin
+    for j in range(begin, end):
         i = np.uint64(u32[LEFT_ROW, j])
-        u32[DOMAIN_INDEX, i] = NO_DOMAIN
-        u32[DOMAIN_MATCH, i] = NO_MATCH
-        u32[FOUND_ROW, j] = i
+        count = np.uint64(parents[np.uint64(u32[FOUND_INDEX, j])])
+        u32[LEFT_ROW, kept] = i
+        u32[FOUND_INDEX, kept] = count
+        wanted = U1 if count != U0 else U0
+        kept += wanted
+        prefetch(directory, record_of(u64[_BEFORE_SUFFIX_HASH + count, i], layout) * wanted)
+    return kept
 
 
 @force_inlined
-def _pass_suffix(u32: Any, left: Any, count: Any) -> tuple[Any, Any]:
-    """List in ``FOUND_ROW`` the rows that are without a match and have a parent domain of ``count`` labels.
+def _pass_suffixes(
+    u32: Any, u64: Any, left: Any, arena: Any, directory: Any, parents: Any, layout: Any
+) -> tuple[Any, Any]:
+    """Move the rows in ``LEFT_ROW`` whose tag is in their record, or may be in the block, to ``FOUND_ROW``.
 
-    Returns how many rows are without a match, which alone stay in ``LEFT_ROW``, and how many are listed.
+    Returns how many rows each has then.
     """
     kept = U0
     found = U0
     for j in range(left):
         i = np.uint64(u32[LEFT_ROW, j])
-        is_left = u32[DOMAIN_MATCH, i] == NO_MATCH
-        u32[LEFT_ROW, kept] = i
-        kept += U1 if is_left else U0
+        count = np.uint64(u32[FOUND_INDEX, j])
+        h = u64[_BEFORE_SUFFIX_HASH + count, i]
+        record = record_of(h, layout)
+        first = directory[record]
+        hits = _hits(directory[record + U1], tag_of(h, True))
         u32[FOUND_ROW, found] = i
-        found += U1 if is_left & (u32[QNAME_LABELS, i] > count) else U0
-    return kept, found
+        u32[FOUND_POS, found] = (h & _U255) | (count << U8)
+        u64[NAME_WORD, found] = first
+        u64[NAME_SUM, found] = hits
+        u32[LEFT_ROW, kept] = i
+        u32[FOUND_INDEX, kept] = count
+        maybe = U1 if (hits != U0) | (first >> COUNT_SHIFT > U8) else U0
+        found += maybe
+        kept += U1 - maybe
+    _ask_blocks(u64, U0, found, arena, layout)
+    return _ask_parents(u32, u64, U0, kept, directory, parents, layout), found
 
 
 @force_inlined
-def _pass_tags(
+def _pass_exact(
     u32: Any,
     u64: Any,
     begin: Any,
     end: Any,
-    column: Any,
-    suffix: Any,
+    left: Any,
+    found: Any,
     arena: Any,
     directory: Any,
+    parents: Any,
     layout: Any,
-) -> Any:
-    """Keep in ``FOUND_ROW`` the rows whose tag is in their bucket's record, or may be in the block; return how many."""
+) -> tuple[Any, Any]:
+    """Distribute the pending rows from ``begin`` to ``end`` between ``FOUND_ROW`` and ``LEFT_ROW``.
+
+    They are added to what is there; returns how many rows each has then.
+    """
+    first_found = found
+    first_left = left
     for j in range(begin, end):
-        prefetch(directory, record_of(u64[column, np.uint64(u32[FOUND_ROW, j])], layout))
-    kept = begin
-    for j in range(begin, end):
-        i = np.uint64(u32[FOUND_ROW, j])
-        h = u64[column, i]
+        i = np.uint64(u32[LEFT_ROW, j])
+        u32[DOMAIN_INDEX, i] = NO_DOMAIN
+        u32[DOMAIN_MATCH, i] = NO_MATCH
+        h = u64[QNAME_HASH, i]
         record = record_of(h, layout)
-        hits = _hits(directory[record + U1], tag_of(h, suffix))
-        count = directory[record] >> COUNT_SHIFT
-        u32[FOUND_ROW, kept] = i
-        u32[FOUND_POS, kept] = block_offset(directory, record)
-        # Where the name will end, about, in case that is in another cache line.
-        u32[FOUND_INDEX, kept] = block_offset(directory, record) + count + ((_lowest(hits) + U1) << U3)
-        kept += U1 if (hits != U0) | (count > U8) else U0
-    for j in range(begin, kept):
-        prefetch(arena, np.uint64(u32[FOUND_POS, j]))
-        prefetch(arena, np.uint64(u32[FOUND_INDEX, j]))
-    return kept
+        first = directory[record]
+        hits = _hits(directory[record + U1], tag_of(h, False))
+        u32[FOUND_ROW, found] = i
+        u32[FOUND_POS, found] = 0
+        u64[NAME_WORD, found] = first
+        u64[NAME_SUM, found] = hits
+        u32[LEFT_ROW, left] = i
+        u32[FOUND_INDEX, left] = u32[QNAME_LABELS, i]
+        maybe = U1 if (hits != U0) | (first >> COUNT_SHIFT > U8) else U0
+        found += maybe
+        left += U1 - maybe
+    _ask_blocks(u64, first_found, found, arena, layout)
+    return _ask_parents(u32, u64, first_left, left, directory, parents, layout), found
 
 
 @force_inlined
@@ -166,37 +229,79 @@ def _settle(
     buf: Any,
     u32: Any,
     u64: Any,
+    found: Any,
     begin: Any,
     end: Any,
-    column: Any,
-    suffix: Any,
     arena: Any,
     directory: Any,
     book: Any,
     layout: Any,
-) -> None:
-    """Compare the names in ``FOUND_ROW`` with their entries and write the matches."""
-    for j in range(begin, end):
+) -> Any:
+    """Compare the domains in ``FOUND_ROW`` with the first name of the same tag and write the matches.
+
+    Meanwhile records of the pending rows from ``begin`` on are prefetched, as many as there are matches to look at and
+    none behind ``end``. Rows that did not match stay in ``FOUND_ROW``; returns their number.
+    """
+    unsure = U0
+    for j in range(found):
+        ahead = min(begin + j, end)
+        prefetch(directory, record_of(u64[QNAME_HASH, np.uint64(u32[LEFT_ROW, ahead])], layout))
         i = np.uint64(u32[FOUND_ROW, j])
-        h = u64[column, i]
+        place = np.uint64(u32[FOUND_POS, j])
+        first = u64[NAME_WORD, j]
+        hits = u64[NAME_SUM, j]
+        start = place & _U255
+        off = np.uint64(u32[QNAME_OFF, i]) + start
+        size = np.uint64(u32[QNAME_LEN, i]) - U1 - start
+        offset = first & _LOW32
+        count = first >> COUNT_SHIFT
+        k = _lowest(hits)
+        pos = offset + count + late_tags(count) + _sum_before(le64(arena, offset), k)
+        same = surely_same_coded(arena, pos, np.uint64(arena[offset + k]), book, buf, off, size)
+        same = same & (hits != U0) & (count != MANY)
+        u32[DOMAIN_INDEX, i] = ((first >> _U32) & _INDEX_BITS) + k if same else _NONE
+        u32[DOMAIN_MATCH, i] = (SUFFIX_MATCH if place != U0 else EXACT_MATCH) if same else NO_MATCH
+        u32[FOUND_ROW, unsure] = i
+        u32[FOUND_POS, unsure] = place
+        unsure += U0 if same else U1
+    return unsure
+
+
+@force_inlined
+def _settle_rest(
+    buf: Any,
+    u32: Any,
+    u64: Any,
+    left: Any,
+    unsure: Any,
+    arena: Any,
+    directory: Any,
+    book: Any,
+    parents: Any,
+    layout: Any,
+) -> Any:
+    """Look at all names of the blocks of the rows in ``FOUND_ROW``, and add those without a match to ``LEFT_ROW``.
+
+    Returns how many rows that has then.
+    """
+    first_left = left
+    for j in range(unsure):
+        i = np.uint64(u32[FOUND_ROW, j])
+        count = np.uint64(u32[FOUND_POS, j]) >> U8
+        suffix = count != U0
+        h = u64[_BEFORE_SUFFIX_HASH + count if suffix else np.uint64(QNAME_HASH), i]
         start = (h & _U255) if suffix else U0
         off = np.uint64(u32[QNAME_OFF, i]) + start
         size = np.uint64(u32[QNAME_LEN, i]) - U1 - start
-        record = record_of(h, layout)
-        offset = block_offset(directory, record)
-        count = names_in(directory, record)
-        hits = _hits(directory[record + U1], tag_of(h, suffix))
-        k = _lowest(hits)
-        pos = offset + count + late_tags(count) + _sum_before(le64(arena, offset), k)
-        index = first_index(directory, record) + k
-        if hits == U0 or not same_coded(arena, pos, np.uint64(arena[offset + k]), book, buf, off, size):
-            # Another name of the block has the same tag, or it has more names than there are tags in a record.
-            index = _NONE
-            if count > U8 or hits & (hits - U1) != U0:
-                index = _search(buf, off, size, h, suffix, arena, directory, book, layout)
+        index = _search(buf, off, size, h, suffix, arena, directory, book, layout)
         if index != _NONE:
             u32[DOMAIN_INDEX, i] = index
             u32[DOMAIN_MATCH, i] = SUFFIX_MATCH if suffix else EXACT_MATCH
+        else:
+            u32[LEFT_ROW, left] = i
+            u32[FOUND_INDEX, left] = count if suffix else np.uint64(u32[QNAME_LABELS, i])
+            left += U1
+    return _ask_parents(u32, u64, first_left, left, directory, parents, layout)
 
 
 @kernel
@@ -209,14 +314,14 @@ def lookup_packed(
     arena: Any,
     directory: Any,
     book: Any,
-    labels: Any,
+    parents: Any,
     layout: Any,
 ) -> None:
     """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows.
 
     :func:`~edm.domains.lookup.hash_names` has hashed them with the table's key. As in
-    :func:`~edm.domains.lookup.lookup_domains` this goes by passes, but here the cache lines are asked for in one pass
-    and looked at in the next.
+    :func:`~edm.domains.lookup.lookup_domains` this goes by passes, but over few rows, and what one pass needs is
+    prefetched in another: parent domains are looked up together with the next rows.
 
     Parameters
     ----------
@@ -228,31 +333,24 @@ def lookup_packed(
         Where each bucket's block stands, and tags of its names.
     book : uint64[768]
         What the codes in the arena stand for.
-    labels : uint8[256]
-        For each number of labels, whether there are suffix entries with so many.
+    parents : uint8[256]
+        For each number of labels, the next smaller one that suffix entries have, of up to ``SUFFIX_DEPTH``; or 0.
     layout : uint64[N_LAYOUT]
         Numbers of the table, ``L_*``.
     """
-    left = list_pending(u32, fate, n)
-    deepest = min(layout[L_SUFFIX_LABELS], _DEPTH)
-    for step in range(deepest + U1):
-        suffix = step > U0
-        column = np.uint64(QNAME_HASH)
-        if suffix:
-            count = deepest + U1 - step
-            if labels[count] == 0:
-                continue
-            column = _BEFORE_SUFFIX_HASH + count
-            left, found = _pass_suffix(u32, left, count)
-        else:
-            found = left
-            _start(u32, left)
-        begin = U0
-        while begin < found:
-            end = min(begin + _CHUNK, found)
-            kept = _pass_tags(u32, u64, begin, end, column, suffix, arena, directory, layout)
-            _settle(buf, u32, u64, begin, kept, column, suffix, arena, directory, book, layout)
-            begin = end
+    rows = list_pending(u32, fate, n)
+    begin = U0
+    left = U0
+    end = min(_CHUNK, rows)
+    _ask_exact(u32, u64, begin, end, directory, layout)
+    while begin < rows or left > U0:
+        left, found = _pass_suffixes(u32, u64, left, arena, directory, parents, layout)
+        left, found = _pass_exact(u32, u64, begin, end, left, found, arena, directory, parents, layout)
+        begin = end
+        end = min(begin + _CHUNK, rows)
+        unsure = _settle(buf, u32, u64, found, begin, rows - U1, arena, directory, book, layout)
+        left = _settle_rest(buf, u32, u64, left, unsure, arena, directory, book, parents, layout)
+        _ask_exact(u32, u64, begin + found, end, directory, layout)
 
 
 @kernel

@@ -5,6 +5,7 @@ are chosen for each list (after FSST: Boncz, Neumann, Leis, Fast Random Access S
 told from another without spelling it out: each code's symbol is compared where it would stand.
 
 - Code ``ESCAPE``: the next byte stands for itself.
+- Code ``NOTHING``, never written, stands for no bytes: what a lookup takes for codes behind a name's last one.
 - Code ``RAW``, only at the beginning: all that follows stands for itself. The root, of size 0, is this code alone.
 
 A name of ``size`` bytes takes 1 to ``size + 1`` codes. As elsewhere in this package, the root byte does not count.
@@ -18,17 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edm.columns import I64Array, U8Array, U32Array, U64Array
-from edm.domains.bits import U0, U1, U2, U3, U8
+from edm.domains.bits import U0, U1, U3, U8
 from edm.domains.hashing import fold, load_short, same_name
 from edm.jit import force_inlined, inlined, kernel, le64, put_le64
 
+NOTHING = 0
 RAW = 254
 ESCAPE = 255
-MAX_SYMBOLS = 254
+MAX_SYMBOLS = 253
 SYMBOL_BYTES = 8
-
-SPECIAL = 16
-"""Size of a code that stands for no symbol."""
 
 _ROUNDS = 6
 _CANDIDATES = 2000
@@ -36,18 +35,18 @@ _TOKENS = 512  # the codes, and behind them the bytes that have none
 
 _RAW = np.uint64(RAW)
 _ESCAPE = np.uint64(ESCAPE)
-_U15 = np.uint64(15)
-_U16 = np.uint64(16)
-_U63 = np.uint64(63)
 _U72 = np.uint64(72)
 _U256 = np.uint64(256)
 _NONE = np.uint64(_TOKENS)
 _U255 = np.uint64(255)
+_SIX_BITS = np.uint64(0x7E7E7E7E7E7E7E7E)
+_TWO = np.uint64(0x0202020202020202)
+_HIGH_BITS = np.uint64(0x8080808080808080)
 _U65535 = np.uint64(0xFFFF)
 
 
 # ``book``, uint64[768], for each code: what it stands for, the first byte lowest; the bits of that in which a name must
-# agree, which are all but that for the case of its letters; and its bytes, SPECIAL for RAW and ESCAPE.
+# agree, which are all of its bytes but that for the case of a letter; and how many bytes these are.
 _EXACT_BITS = np.uint64(256)
 _SIZES = np.uint64(512)
 
@@ -74,23 +73,22 @@ class Symbols(NamedTuple):
 def make_symbols(strings: Iterable[bytes]) -> Symbols:
     """Return the tables for up to ``MAX_SYMBOLS`` different strings of 1 to ``SYMBOL_BYTES`` bytes."""
     book = np.zeros((3, 256), np.uint64)
-    book[2, [RAW, ESCAPE]] = SPECIAL
     singles = np.full(256, ESCAPE, np.uint8)
     pairs = np.zeros(1 << 16, np.int64)
 
     def rank(string: bytes) -> tuple[int, int, bytes]:
         return (int.from_bytes(string[:2], "little") if len(string) > 1 else 1 << 16, -len(string), string)
 
-    for code, string in enumerate(sorted(strings, key=rank)):
+    for code, string in enumerate(sorted(strings, key=rank), NOTHING + 1):
         book[0, code] = int.from_bytes(string, "little")
         letters = bytes(0x20 if 0x61 <= byte <= 0x7A else 0 for byte in string)
-        book[1, code] = ~np.uint64(int.from_bytes(letters, "little"))
+        book[1, code] = ((1 << 8 * len(string)) - 1) ^ int.from_bytes(letters, "little")
         book[2, code] = len(string)
         if len(string) == 1:
             singles[string[0]] = code
         else:
             pairs[rank(string)[0]] += 1
-    starts = np.concatenate([[0], np.cumsum(pairs)]).astype(np.uint8)
+    starts = (NOTHING + 1 + np.concatenate([[0], np.cumsum(pairs)])).astype(np.uint8)
     return Symbols(book.reshape(-1), starts, singles)
 
 
@@ -116,9 +114,7 @@ def choose_symbols(wire: U8Array, ends: I64Array) -> Symbols:
 def _best(symbols: Symbols, counts: U32Array, pairs: U32Array) -> list[bytes]:
     # Each round may join two symbols that often stand side by side; what they cover most bytes with counts.
     content, _, sizes = symbols.book.reshape(3, 256).tolist()
-    tokens = [
-        number.to_bytes(8, "little")[: size % SPECIAL] for number, size in zip(content, sizes, strict=True)
-    ]
+    tokens = [number.to_bytes(8, "little")[:size] for number, size in zip(content, sizes, strict=True)]
     tokens += [bytes((byte,)) for byte in range(256)]
     lengths = np.array([len(token) for token in tokens])
     joined = lengths[:, None] + lengths[None, :]
@@ -228,12 +224,14 @@ def decode_name(codes: Any, pos: Any, count: Any, book: Any, out: Any) -> Any:
 
 
 @force_inlined
-def _one_if_less(a: Any, b: Any) -> Any:
-    return (a - b) >> _U63
+def _has_special(eight: Any) -> Any:
+    """Tell whether one of eight codes is RAW or ESCAPE, which have all bits but the lowest in common."""
+    return ((eight & _SIX_BITS) + _TWO) & eight & _HIGH_BITS != U0
 
 
 @inlined
-def _same_coded_slowly(codes: Any, pos: Any, count: Any, book: Any, buf: Any, off: Any, size: Any) -> Any:
+def same_coded(codes: Any, pos: Any, count: Any, book: Any, buf: Any, off: Any, size: Any) -> Any:
+    """Tell whether the ``count`` codes at ``pos`` are the name ``buf[off:off+size]``, letter case ignored."""
     if np.uint64(codes[pos]) == _RAW:
         return count == size + U1 and same_name(codes, pos + U1, buf, off, size)
     end = pos + count
@@ -255,34 +253,28 @@ def _same_coded_slowly(codes: Any, pos: Any, count: Any, book: Any, buf: Any, of
 
 
 @force_inlined
-def same_coded(codes: Any, pos: Any, count: Any, book: Any, buf: Any, off: Any, size: Any) -> Any:
-    """Tell whether the ``count`` codes at ``pos`` are the name ``buf[off:off+size]``, letter case ignored.
+def surely_same_coded(codes: Any, pos: Any, count: Any, book: Any, buf: Any, off: Any, size: Any) -> Any:
+    """Tell what :func:`same_coded` does, but faster; False also where that would take longer.
 
-    Eight bytes behind the codes must be readable.
+    That is for names near the end of ``buf`` and codes other than symbols. Eight bytes before the codes are read.
     """
     different = U0
-    special = U0
     at = U0
     done = U0
     # Eight codes at once whatever the count: most names have no more, and a loop's end would often be mispredicted.
     # They stand for up to 64 bytes, so that is how far the name is read, and eight bytes more.
     while done < count:
-        if off + at + _U72 > np.uint64(buf.size):
-            return _same_coded_slowly(codes, pos, count, book, buf, off, size)
+        part = min(count - done, U8)
+        # The eight bytes up to the last code: the eight from the first one on might reach into another cache line.
+        eight = le64(codes, pos + done + part - U8) >> ((U8 - part) << U3)
+        if off + at + _U72 > np.uint64(buf.size) or _has_special(eight):
+            return False
         for i in range(8):
-            k = done + np.uint64(i)
-            code = np.uint64(codes[pos + k])
-            length = book[_SIZES + code] * _one_if_less(k, count)
-            special |= length
-            other = (le64(buf, off + at) ^ book[code]) & book[_EXACT_BITS + code]
-            # Two shifts, because one by 64 is undefined.
-            half = ((U8 - length) << U2) & _U63
-            different |= (other << half) << half
-            at += length & _U15
+            code = (eight >> np.uint64(8 * i)) & _U255
+            different |= (le64(buf, off + at) ^ book[code]) & book[_EXACT_BITS + code]
+            at += book[_SIZES + code]
         done += U8
-    if special >= _U16:
-        return _same_coded_slowly(codes, pos, count, book, buf, off, size)
-    return at == size and different == U0
+    return (at == size) & (different == U0)
 
 
 __all__ = [
@@ -297,4 +289,5 @@ __all__ = [
     "encode_name",
     "make_symbols",
     "same_coded",
+    "surely_same_coded",
 ]
