@@ -29,7 +29,7 @@ from edm.columns import (
 )
 from edm.domains.dawg import Dawg
 from edm.domains.hashing import HASH_KEY
-from edm.domains.lookup import hash_names
+from edm.domains.name_hashing import hash_names
 from edm.domains.table import DomainTable
 from edm.domains.writer import write_dawg
 from edm.histogram.accumulators import Accumulators

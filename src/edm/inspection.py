@@ -31,7 +31,7 @@ from edm.columns import (
 from edm.dns.walk import walk_messages
 from edm.dnstap.decode import decode_frames
 from edm.domains.hashing import HASH_KEY
-from edm.domains.lookup import hash_names
+from edm.domains.name_hashing import hash_names
 from edm.errors import EdmError, InputError
 from edm.histogram.schema import COUNTER_COLUMNS, LABEL_COLUMNS
 from edm.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA

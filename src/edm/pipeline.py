@@ -28,7 +28,8 @@ from edm.dns.questions import collect_questions
 from edm.dns.walk import walk_messages
 from edm.dnstap.decode import decode_frames
 from edm.domains.hashing import HASH_KEY
-from edm.domains.lookup import hash_names, mark_matches
+from edm.domains.lookup import mark_matches
+from edm.domains.name_hashing import hash_names
 from edm.domains.table import DomainTable
 from edm.input.blocks import Block
 from edm.new_qname.events import build_events

@@ -4,7 +4,7 @@ from edm.columns import U8Array, U32Array, U64Array
 from edm.domains.dawg import Dawg, EmptyFileError
 from edm.domains.hashing import HASH_KEY
 from edm.domains.lookup import EXACT_MATCH, NO_MATCH, SUFFIX_MATCH, mark_matches
-from edm.domains.lookup import hash_names as _hash_names
+from edm.domains.name_hashing import hash_names as _hash_names
 from edm.domains.table import DomainTable
 from edm.domains.text import compile_list, compile_list_file, parse_entry, parse_name, starter_dawg
 from edm.domains.writer import write_dawg
@@ -13,7 +13,7 @@ from edm.domains.writer import write_dawg
 def hash_names(
     buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: int, key: U64Array = HASH_KEY
 ) -> None:
-    """Write ``QNAME_HASH`` of the pending rows; see :func:`edm.domains.lookup.hash_names`.
+    """Write ``QNAME_HASH`` of the pending rows; see :func:`edm.domains.name_hashing.hash_names`.
 
     Every table built with the same ``key`` may look these rows up; by default that is the key of this process.
     """

@@ -26,7 +26,8 @@ from edm.columns import (
 )
 from edm.domains.bits import U0, U1, U3, U7, U8
 from edm.domains.hashing import SUFFIX, hash_wire
-from edm.domains.lookup import EXACT_MATCH, NO_MATCH, SUFFIX_MATCH, list_pending, next_deep
+from edm.domains.lookup import EXACT_MATCH, NO_MATCH, SUFFIX_MATCH, next_deep
+from edm.domains.name_hashing import list_pending
 from edm.domains.packed_kernels import (
     COUNT_SHIFT,
     L_SUFFIX_LABELS,
@@ -319,7 +320,7 @@ def lookup_packed(
 ) -> None:
     """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows.
 
-    :func:`~edm.domains.lookup.hash_names` has hashed them with the table's key. As in
+    :func:`~edm.domains.name_hashing.hash_names` has hashed them with the table's key. As in
     :func:`~edm.domains.lookup.lookup_domains` this goes by passes, but over few rows, and what one pass needs is
     prefetched in another: parent domains are looked up together with the next rows.
 

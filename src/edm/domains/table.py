@@ -31,6 +31,7 @@ from edm.columns import (
 from edm.domains import lookup as lk
 from edm.domains.dawg import Dawg
 from edm.domains.hashing import HASH_KEY
+from edm.domains.name_hashing import hash_names
 from edm.domains.packed import PackedWords
 from edm.domains.plain import PlainWords
 from edm.domains.table_kernels import TEXT_ROOM
@@ -119,7 +120,7 @@ class DomainTable:
     def lookup(self, buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: int) -> None:
         """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows of a batch.
 
-        ``QNAME_HASH`` must hold the hash made with the table's key (:func:`edm.domains.lookup.hash_names`).
+        ``QNAME_HASH`` must hold the hash made with the table's key (:func:`edm.domains.name_hashing.hash_names`).
         """
         self._open().lookup(buf, u32, u64, fate, n)
 
@@ -142,7 +143,7 @@ class DomainTable:
         columns = Columns(m)
         columns.u32[QNAME_OFF, :m] = np.arange(m, dtype=np.uint32) * NAME_MAX
         columns.u32[QNAME_LEN, :m] = lengths[:m]
-        lk.hash_names(flat, columns.u32, columns.u64, columns.fate, m, self._key)
+        hash_names(flat, columns.u32, columns.u64, columns.fate, m, self._key)
         self.lookup(flat, columns.u32, columns.u64, columns.fate, m)
         return columns.u32[DOMAIN_INDEX, :m], columns.u32[DOMAIN_MATCH, :m]
 

@@ -12,7 +12,7 @@ from edm import columns as c
 from edm.columns import Columns
 from edm.domains import Dawg, DomainTable, parse_name, write_dawg
 from edm.domains.hashing import KEY_WORDS
-from edm.domains.lookup import hash_names
+from edm.domains.name_hashing import hash_names
 from fuzz import lists
 from fuzz.guarded import guard
 from fuzz.target import Target, agree, filler
