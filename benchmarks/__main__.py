@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import end_to_end, growth, long_runs, pipeline_stages, report, stages
+from benchmarks import end_to_end, growth, lists, long_runs, pipeline_stages, report, stages
 from benchmarks.end_to_end import CASES, NO_SESSIONS, QUICK, Ground, Scale
 from benchmarks.processes import CAPTURE_TOOL, capture_tool
 from benchmarks.results import Result
@@ -53,14 +53,14 @@ def parts(size: str, ground: Ground) -> list[Part]:
     full, quick = size == "full", size == "quick"
     cases = [case for case in CASES if not quick or case.name in QUICK]
     seen = [MILLION // 2] if quick else [MILLION, 10 * MILLION] + [100 * MILLION] * full
-    lists = [Parameters.names] if quick else [1000, Parameters.names, MILLION] + [10 * MILLION] * full
+    sizes = [Parameters.names] if quick else [1000, Parameters.names, MILLION] + [10 * MILLION] * full
     made: list[Part] = [
         ("end to end", lambda: end_to_end.measure(ground, cases, "end to end", list_captures=True)),
         ("light", lambda: long_runs.light_traffic(ground)),
         ("pipeline", lambda: _pipeline(ground, size)),
         ("pseudonyms", lambda: stages.pseudonyms(max(3, scale.rounds), 4 if quick else 32)),
         ("seen names", lambda: stages.seen_names(max(3, scale.rounds), seen, 8 if quick else 32)),
-        ("list", lambda: stages.lists(max(3, scale.rounds), lists, 4 if quick else 16)),
+        ("list", lambda: lists.lists(max(3, scale.rounds) * (1 if quick else 4), sizes, 4 if quick else 8)),
         ("histogram", lambda: stages.histograms(Parameters.names if quick else MILLION, 5)),
     ]
     if quick:

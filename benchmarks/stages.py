@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from benchmarks.lists import load
 from benchmarks.results import Result, median
-from benchmarks.streams import Parameters, U8Array, well_known_words
+from benchmarks.streams import U8Array, well_known_words
 from edm.columns import (
     BATCH_ROWS,
     DOMAIN_INDEX,
@@ -27,11 +28,6 @@ from edm.columns import (
     WELL_KNOWN,
     Columns,
 )
-from edm.domains.dawg import Dawg
-from edm.domains.hashing import HASH_KEY
-from edm.domains.name_hashing import hash_names
-from edm.domains.table import DomainTable
-from edm.domains.writer import write_dawg
 from edm.histogram.accumulators import Accumulators
 from edm.new_qname.store import SeenStore
 from edm.output.histogram_file import write_histogram
@@ -176,86 +172,12 @@ def _run_names(names: _Names, store: SeenStore, batches: Sequence[int]) -> float
     return total / (len(batches) * BATCH_ROWS)
 
 
-# Lists
-
-
-def lists(rounds: int, sizes: Sequence[int], batches: int) -> list[Result]:
-    """Time loading lists of several sizes, and looking names up in them."""
-    return [result for size in sizes for result in _list(rounds, size, batches)]
-
-
-def _list(rounds: int, size: int, batches: int) -> list[Result]:
-    words = well_known_words(size)
-    table, loading, file_bytes = _load(words)
-    note = f"loaded in {loading:.2f} s, {table.nbytes / file_bytes:.2f} times the file's {file_bytes:,} bytes"
-    extra = {"load_seconds": loading, "bytes": table.nbytes, "file_bytes": file_bytes}
-    exact = [word for word in words if not word.startswith(".")]
-    kinds = (
-        ("exact", exact),
-        ("suffix", ["www" + word for word in words if word.startswith(".")]),
-        ("no match", ["x" + word for word in exact]),
-    )
-    results = []
-    for kind, names in kinds:
-        for popularity, skew in (("", 0.0), (", popular as in a stream", Parameters.skew), (", Zipf 1", 1.0)):
-            lookup, both = _look_up(table, names, skew, rounds, batches)
-            label = f"list of {size:,}: {kind}{popularity}"
-            results.append(Result(label, cpu=lookup, note=note, extra=extra))
-            results.append(Result(f"{label}, with hashing", cpu=both, note=note, extra=extra))
-    return results
-
-
-def _load(words: Sequence[str]) -> tuple[DomainTable, float, int]:
-    """Return a table, the seconds that loading took, and the size of the file."""
-    with tempfile.TemporaryDirectory(prefix="edm-bench-") as folder:
-        path = Path(folder) / "list.dawg"
-        path.write_bytes(write_dawg(words))
-        began = time.monotonic()
-        table = DomainTable.build(Dawg.open(path))
-        return table, time.monotonic() - began, path.stat().st_size
-
-
-def _look_up(
-    table: DomainTable, names: Sequence[str], skew: float, rounds: int, batches: int
-) -> tuple[float, float]:
-    """Return the seconds of a lookup, and of hashing and lookup together, which is what a frame pays."""
-    rng = np.random.default_rng(1)
-    columns = Columns()
-    shares = np.cumsum(np.arange(1, len(names) + 1, dtype=np.float64) ** -skew)
-    lookups, sums = [], []
-    for _ in range(rounds + 1):
-        lookup = both = 0.0
-        for _ in range(batches):
-            chosen = np.searchsorted(shares, rng.random(BATCH_ROWS) * shares[-1]).tolist()
-            wires = [_wire(names[min(i, len(names) - 1)]) for i in chosen]
-            sizes = np.array([len(wire) for wire in wires], np.uint32)
-            # As much room around the names as the block of a batch has.
-            buf = np.frombuffer(bytearray(bytes(64) + b"".join(wires) + bytes(128)), np.uint8)
-            columns.u32[QNAME_LEN, :BATCH_ROWS] = sizes
-            columns.u32[QNAME_OFF, :BATCH_ROWS] = 64 + np.cumsum(sizes) - sizes
-            columns.fate[:] = 0
-            began = time.thread_time()
-            hash_names(buf, columns.u32, columns.u64, columns.fate, BATCH_ROWS, HASH_KEY)
-            hashed = time.thread_time()
-            table.lookup(buf, columns.u32, columns.u64, columns.fate, BATCH_ROWS)
-            ended = time.thread_time()
-            lookup += ended - hashed
-            both += ended - began
-        lookups.append(lookup / (batches * BATCH_ROWS))
-        sums.append(both / (batches * BATCH_ROWS))
-    return median(lookups[1:]), median(sums[1:])
-
-
-def _wire(word: str) -> bytes:
-    return b"".join(bytes([len(label)]) + label.encode() for label in word.rstrip(".").split(".")) + b"\0"
-
-
 # Histograms
 
 
 def histograms(names: int, clients_per_name: int) -> list[Result]:
     """Time counting and writing an interval in which every name of a list was touched."""
-    table, _, _ = _load(well_known_words(names))
+    table, _, _ = load(well_known_words(names))
     addresses = np.random.default_rng(1).integers(0, 256, 4 * BATCH_ROWS, dtype=np.uint8)
     columns = Columns()
     u32 = columns.u32
