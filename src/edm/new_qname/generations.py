@@ -83,7 +83,7 @@ class Generations:
             _log.warning(
                 "no address space for all seen names that are to be kept",
                 directory=str(directory),
-                kept=self._needed_at if not self._growing else int(GROW_AT * tables[0].largest),
+                kept=int(GROW_AT * tables[0].largest),
                 limit=limit_entries,
             )
 
