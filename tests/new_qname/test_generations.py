@@ -14,6 +14,7 @@ from edm.jit import JIT_DISABLED
 from edm.new_qname import generations
 from edm.new_qname.log import HEADER_BYTES, NameLog
 from edm.new_qname.probing import PROBE_LIMIT
+from edm.new_qname.table import Table
 from new_qname.batches import insert
 from new_qname.stores import FIRST, files, largest_file, names, open_store
 from oracles.seen_set import SeenSet
@@ -54,6 +55,35 @@ def test_names_are_found_while_a_table_grows(tmp_path: Path) -> None:
     assert not any(insert(store, names(*range(count + 2))))
     assert store.names == count + 2 == np.count_nonzero(table.array)
     assert store._generations.tables.current is table
+    store.close()
+
+
+@pytest.mark.parametrize("limit", [60_000, 75_000, 90_000, 100_000])
+@pytest.mark.parametrize("reopened_at", [0, 40_000, 55_000])
+def test_no_batch_has_to_move_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, reopened_at: int
+) -> None:
+    if JIT_DISABLED:
+        pytest.skip("too many names for plain Python")
+    moved: list[int] = []
+    real = Table.move
+
+    def move(table: Table, slots: int) -> None:
+        before = table.to_move
+        real(table, slots)
+        moved.append(before - table.to_move)
+
+    monkeypatch.setattr(Table, "move", move)
+    store = open_store(tmp_path, limit, first_slots=20_000)
+    for begin in range(0, limit + 20_000, 500):
+        if begin == reopened_at:
+            store.close()
+            store = open_store(tmp_path, limit, first_slots=20_000)
+        before = sum(moved)
+        assert all(insert(store, names(*range(begin, begin + 500))))
+        assert sum(moved) - before <= 256 + 8 * 500 + 8 * PROBE_LIMIT + 256
+    assert store.generation == 2
+    assert sum(moved) > limit or reopened_at == 55_000
     store.close()
 
 

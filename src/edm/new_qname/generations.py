@@ -26,12 +26,15 @@ from edm.new_qname.unsaved import Write
 
 GROW_AT = 0.75
 FULL_AT = 0.85
+GROWTH = 1.25
+LAST_GROWTH = 1.5  # at most; at least 1.2
 LOADED_LOAD = 0.65  # of a table just read: some names can come before it has to grow
 # From here on giving a table back takes so long that a thread does it.
 LARGE_TABLE_SLOTS = 1 << 20
 LOG_RECORDS_PER_SLOT = 4  # beyond this (names displaced for days) a log grows no more
 RETRY_SECONDS = 10.0
-# Slots moved per batch: enough to be done when an eighth of the old table's slots has come in.
+# Slots moved per batch: enough to be done when an eighth of the old table's slots has come in, which is before it is
+# full again.
 MOVE_PER_NAME = 8
 MOVE_AT_LEAST = 256
 
@@ -161,7 +164,7 @@ class Generations:
             table.move(table.to_move if table.count >= self._stop else MOVE_AT_LEAST)
             return False
         if self._growing:
-            table.grow(min(self._final_slots, table.largest, table.slots + table.slots // 4))
+            table.grow(_next_slots(table.slots, min(self._final_slots, table.largest)))
             self._plan()
             return False
         if time.monotonic() >= self._retry_at:
@@ -216,9 +219,15 @@ class Generations:
         self._chores.shutdown(wait=True)
 
 
+def _next_slots(slots: int, final_slots: int) -> int:
+    # No small step at the end: the table would be full before it is moved, and one batch would have to move it all.
+    return final_slots if slots * LAST_GROWTH >= final_slots else int(slots * GROWTH)
+
+
 def _load(log: NameLog, first_slots: int, final_slots: int) -> Table:
     enough = max(final_slots, slots_for(log.records, GROW_AT))
-    table = Table(max(first_slots, min(enough, slots_for(log.records, LOADED_LOAD))), enough)
+    slots = max(first_slots, min(enough, slots_for(log.records, LOADED_LOAD)))
+    table = Table(enough if slots * LAST_GROWTH > enough else slots, enough)
     for fingerprints in log.read():
         table.fill(fingerprints)
     return table
