@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -41,6 +42,8 @@ def _pipeline(ground: Ground, size: str) -> list[Result]:
             continue
         stream = generate(Parameters(frames=frames, queries=queries))
         results += pipeline_stages.stages(stream, name, rounds, **settings)
+        if len(os.sched_getaffinity(0)) > 1 and size != "quick":
+            results.append(pipeline_stages.side_by_side(stream, name, 2 * rounds, **settings))
     if size != "quick":
         stream = from_capture("dnsdist", queries=False)
         results += pipeline_stages.stages(stream, "capture dnsdist", rounds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pyarrow as pa
 
 from benchmarks.results import Result, median
@@ -17,18 +20,20 @@ from benchmarks.streams import LISTS, Stream, renew
 from edm import pipeline
 from edm.clients import ClientPrefixes
 from edm.config import Config
+from edm.daemon import SWITCH_INTERVAL
 from edm.domains.table import DomainTable
 from edm.engine import Engine
 from edm.histogram.accumulators import Accumulators
 from edm.input import reader
 from edm.input.blocks import Block
-from edm.input.reader import FrameReader
+from edm.input.reader import FrameReader, Receive
 from edm.new_qname.store import SeenStore
 from edm.observe.metrics import Metrics
 from edm.output.session_file import SessionFile
 from edm.rotation.interval import Interval
 from edm.session.cryptopan import PseudonymCache
 from edm.session.rows import SessionRows
+from edm.worker import Worker
 
 PROBES: Sequence[tuple[str, Any, str]] = (
     ("locate frames", reader, "locate_frames"),
@@ -80,7 +85,7 @@ def clocked(clock: Clock) -> Iterator[None]:
 
 
 class Bench:
-    """An engine whose only worker runs in the calling thread, over a stream in memory."""
+    """An engine whose workers run in the calling threads, each over a stream in memory."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         config = Config(
@@ -97,7 +102,7 @@ class Bench:
         self.engine.event_sink = lambda events: (len(events), 0)
         self.batches: list[pa.RecordBatch] = []
         self.engine.session_rows = self._keep  # type: ignore[method-assign]
-        self._worker = self.engine._workers[0]
+        self._taking = threading.Lock()
 
     def _keep(self, interval: Interval, batch: pa.RecordBatch) -> None:  # noqa: ARG002
         self.batches.append(batch)
@@ -106,32 +111,37 @@ class Bench:
         """Give the store of seen names free."""
         self.engine.seen.close()
 
-    def run(self, stream: Stream, clock: Clock) -> None:
-        """Take the whole stream through reader and worker; the times of both are ``reader`` and ``worker``."""
-        intake = self.engine.intake
-        frames = FrameReader(intake, self.engine.config.max_frame_size)
-        data = stream.data.data
+    def run(self, stream: Stream, clock: Clock | None = None, number: int = 0) -> None:
+        """Take the whole stream through reader and worker; their times on the clock are ``reader`` and ``worker``."""
+        frames = FrameReader(self.engine.intake, self.engine.config.max_frame_size)
+        data = stream.data
         position = 0
 
         def receive(view: memoryview) -> int:
             nonlocal position
             got = min(len(view), len(data) - position)
-            view[:got] = data[position : position + got]
+            np.copyto(np.frombuffer(view, np.uint8, got), data[position : position + got])
             position += got
             return got
 
-        receive = clock.around("copy", receive)
-        pump = clock.around("reader", frames.pump_block)
-        work = clock.around("worker", self._work)
+        pump: Callable[[Receive], int] = frames.pump_block
+        work: Callable[[Worker, Block], None] = self._work
+        if clock is not None:
+            receive = clock.around("copy", receive)
+            pump = clock.around("reader", pump)
+            work = clock.around("worker", work)
+        worker = self.engine._workers[number]
         while pump(receive) > 0:
-            while intake.depth:
-                block = intake.get()
-                assert block is not None
-                work(block)
+            while (block := self._take()) is not None:
+                work(worker, block)
 
-    def _work(self, block: Block) -> None:
-        self._worker.handle(block)
-        self._worker.pipeline.settle(block)
+    def _take(self) -> Block | None:
+        with self._taking:
+            return self.engine.intake.get() if self.engine.intake.depth else None
+
+    def _work(self, worker: Worker, block: Block) -> None:
+        worker.handle(block)
+        worker.pipeline.settle(block)
         self.engine.intake.release(block)
 
 
@@ -180,3 +190,35 @@ def _write(batches: Sequence[pa.RecordBatch]) -> float:
             file.write(batch)
         file.close(Path(folder) / "session.parquet", {})
         return time.process_time() - began
+
+
+def side_by_side(stream: Stream, name: str, rounds: int, **settings: object) -> Result:
+    """Compare two workers in two threads with one, each with a reader of its own; no sender takes a part of a core."""
+    ratios, rates = [], []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    with tempfile.TemporaryDirectory(prefix="edm-bench-") as folder:
+        bench = Bench(Path(folder), minimiser_workers=2, **settings)
+        try:
+            for number in range(2):
+                bench.run(stream, number=number)
+            for _ in range(rounds):
+                alone = [_rate(bench, stream, [number]) for number in range(2)]
+                rates.append(_rate(bench, stream, [0, 1]))
+                ratios.append(rates[-1] / (sum(alone) / 2))
+                bench.batches.clear()
+        finally:
+            bench.close()
+            sys.setswitchinterval(interval)
+    note = f"{median(ratios):.2f} times one"
+    return Result(f"{name}: two workers side by side", rate=median(rates), note=note)
+
+
+def _rate(bench: Bench, stream: Stream, numbers: Sequence[int]) -> float:
+    threads = [threading.Thread(target=bench.run, args=(stream, None, number)) for number in numbers]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(numbers) * stream.frames / (time.perf_counter() - began)
