@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from pathlib import Path
 
@@ -246,3 +247,39 @@ def test_row_group_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.Monke
         assert file.waiting_bytes < 350_000
     file.close(tmp_path / "x.parquet", {})
     assert pq.ParquetFile(tmp_path / "x.parquet").metadata.num_row_groups >= 4
+
+
+def test_writing_to_the_disk_begins_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[int, int]] = []
+    real = os.posix_fadvise
+
+    def advise(descriptor: int, offset: int, size: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        begun.append((offset, offset + size))
+        real(descriptor, offset, size, advice)
+
+    monkeypatch.setattr(session_file.os, "posix_fadvise", advise)
+    monkeypatch.setattr(session_file, "WRITE_BACK_BYTES", 1000)
+    file = SessionFile(tmp_path / "file.tmp", row_group_rows=50)
+    for first in range(0, 1000, 50):
+        file.write(small_batch(50, first))
+    assert len(begun) > 5
+    file.close(tmp_path / "file.parquet", {})
+    assert begun[0][0] == 0
+    assert all(end == start for (_, end), (start, _) in itertools.pairwise(begun))
+    assert begun[-1][1] >= (tmp_path / "file.parquet").stat().st_size - 2000
+    assert pq.read_table(tmp_path / "file.parquet").num_rows == 1000
+
+
+def test_a_system_that_refuses_to_begin_writing_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(session_file.os, "posix_fadvise", refuse)
+    monkeypatch.setattr(session_file, "WRITE_BACK_BYTES", 0)
+    file = SessionFile(tmp_path / "file.tmp", row_group_rows=50)
+    file.write(small_batch(100))
+    file.close(tmp_path / "file.parquet", {})
+    assert pq.read_table(tmp_path / "file.parquet").num_rows == 100

@@ -24,6 +24,7 @@ ROOT_NAME = b"sessionData"
 
 ROW_GROUP_ROWS = 1 << 17
 ROW_GROUP_BYTES = 64 << 20
+WRITE_BACK_BYTES = 8 << 20
 COMPRESSION = "snappy"
 
 DICTIONARY_COLUMNS = (
@@ -58,6 +59,11 @@ class _Spool:
 
     def tell(self) -> int:
         return self._position
+
+    @property
+    def written(self) -> int:
+        """Bytes that have left by :meth:`drain`."""
+        return self._position - self.nbytes
 
     def flush(self) -> None:
         """Nothing to do: bytes leave by :meth:`drain` only."""
@@ -115,6 +121,7 @@ class SessionFile:
         self._spool = _Spool()
         self._writer: pq.ParquetWriter | None = None
         self._complete = False
+        self._handed = 0  # bytes of the file whose writing to the disk was begun
         try:
             # Never truncated: what a crash left may be a second link to a finished file.
             temporary.unlink(missing_ok=True)
@@ -176,6 +183,16 @@ class SessionFile:
             self._spool.drain(self._fd)
         except OSError as error:
             raise self._failure(error) from error
+        self._write_back()
+
+    def _write_back(self) -> None:
+        # The kernel begins to write these pages now, and nobody waits for it. Else it would write gigabytes at the
+        # end, while rows of the next interval wait.
+        written = self._spool.written
+        if written - self._handed >= WRITE_BACK_BYTES and hasattr(os, "posix_fadvise"):
+            with suppress(OSError):
+                os.posix_fadvise(self._fd, self._handed, written - self._handed, os.POSIX_FADV_DONTNEED)
+            self._handed = written
 
     def close(self, final: Path, metadata: Mapping[str, str]) -> None:
         """Write the rest and the footer, bring all to disk, and give the file its final name.
