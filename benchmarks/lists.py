@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import Result, median
-from benchmarks.streams import Parameters, U8Array, well_known_words
+from benchmarks.streams import Parameters, U8Array, well_known_words, wire
 from edm.columns import BATCH_ROWS, QNAME_LEN, QNAME_OFF, Columns
 from edm.domains.dawg import Dawg
 from edm.domains.hashing import HASH_KEY
@@ -27,7 +27,7 @@ class _Names:
     """Question names one behind the other, of which batches are drawn by their popularity."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        wires = [_wire(name) for name in names]
+        wires = [wire(name.rstrip(".")) for name in names]
         self._wires: U8Array = np.frombuffer(b"".join(wires), np.uint8)
         self._sizes = np.array([len(wire) for wire in wires], np.int64)
         self._starts = np.cumsum(self._sizes) - self._sizes
@@ -126,7 +126,3 @@ def _results(mine: _List, usual: _List | None) -> list[Result]:
             name = f"list of {mine.size:,}: {label}{what}"
             results.append(Result(name, cpu=median([each[part] for each in times]), note=told, extra=more))
     return results
-
-
-def _wire(word: str) -> bytes:
-    return b"".join(bytes([len(label)]) + label.encode() for label in word.rstrip(".").split(".")) + b"\0"

@@ -269,7 +269,8 @@ def _head(ipv6: bool, response: bool) -> _Head:
 _HEADS = {(ipv6, response): _head(ipv6, response) for ipv6 in (False, True) for response in (False, True)}
 
 
-def _wire(name: str) -> bytes:
+def wire(name: str) -> bytes:
+    """Return the wire form of a name without escapes and without the dot of the root."""
     return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
 
 
@@ -359,10 +360,10 @@ class _Templates:
     @staticmethod
     def _name(name: int, p: Parameters) -> bytes:
         if name < p.names:
-            return _wire(_known_name(name, p.names))
+            return wire(_known_name(name, p.names))
         if name < p.names + p.other_names:
-            return _wire(_other_name(name - p.names))
-        return _wire("a" * _NOVEL_LABEL + f".x{_ZONES[name % 10]}")
+            return wire(_other_name(name - p.names))
+        return wire("a" * _NOVEL_LABEL + f".x{_ZONES[name % 10]}")
 
 
 def _spell(wire: bytes, flips: U8Array) -> bytes:

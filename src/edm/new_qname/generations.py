@@ -149,12 +149,9 @@ class Generations:
 
     def _plan(self) -> None:
         """Set the counts at which something has to be done about the current table."""
-        table = self.tables.current
-        largest = min(self._final_slots, table.largest)
-        self._growing = table.slots < largest
-        full = int(GROW_AT * table.slots)
-        self._needed_at = full if self._growing or largest < self._final_slots else self._limit
-        self._full_at = int(FULL_AT * table.slots)
+        slots = self.tables.current.slots
+        self._needed_at = min(self._limit, int(GROW_AT * slots))
+        self._full_at = int(FULL_AT * slots)
         self._stop = self._needed_at
 
     def _make_room(self) -> bool:
@@ -163,8 +160,8 @@ class Generations:
         if table.to_move:
             table.move(table.to_move if table.count >= self._stop else MOVE_AT_LEAST)
             return False
-        if self._growing:
-            table.grow(_next_slots(table.slots, min(self._final_slots, table.largest)))
+        if table.slots < (largest := min(self._final_slots, table.largest)):
+            table.grow(_next_slots(table.slots, largest))
             self._plan()
             return False
         if time.monotonic() >= self._retry_at:
