@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --dist worksteal
 STAMP := $(VENV)/.installed
 SERVERS := unbound dnsdist dnsperf fstrm-bin mosquitto
-KERNEL_TESTS := tests/framestream tests/dnstap tests/dns tests/clients tests/domains tests/histogram tests/session tests/new_qname tests/observe/test_ledger.py tests/test_names.py tests/test_jit.py tests/test_golden.py tests/fuzz
+KERNEL_TESTS := tests/stages tests/kernel tests/observe/test_ledger.py tests/test_golden.py tests/fuzz
 
 FUZZ := PYTHONPATH=src:tests $(BIN)/python
 FUZZ_SECONDS ?= 60

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from edm import columns
+from edm.kernel import columns
 
 
 def main() -> int:

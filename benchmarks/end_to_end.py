@@ -28,7 +28,7 @@ from benchmarks.processes import (
 from benchmarks.results import Result, median
 from benchmarks.sender import Job
 from benchmarks.streams import Parameters, Stream, from_capture, generate, well_known_words
-from edm.domains.writer import write_dawg
+from edm.stages.domains.dawg.writer import write_dawg
 
 MIB = 1 << 20
 

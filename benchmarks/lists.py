@@ -12,12 +12,12 @@ import numpy as np
 
 from benchmarks.results import Result, median
 from benchmarks.streams import Parameters, U8Array, well_known_words, wire
-from edm.columns import BATCH_ROWS, QNAME_LEN, QNAME_OFF, Columns
-from edm.domains.dawg import Dawg
-from edm.domains.hashing import HASH_KEY
-from edm.domains.name_hashing import hash_names
-from edm.domains.table import DomainTable
-from edm.domains.writer import write_dawg
+from edm.kernel.columns import BATCH_ROWS, QNAME_LEN, QNAME_OFF, Columns
+from edm.stages.domains.dawg.dawg import Dawg
+from edm.stages.domains.dawg.writer import write_dawg
+from edm.stages.domains.table.hashing import HASH_KEY
+from edm.stages.domains.table.name_hashing import hash_names
+from edm.stages.domains.table.table import DomainTable
 
 _POPULARITY = (("", 0.0), (", popular as in a stream", Parameters.skew), (", Zipf 1", 1.0))
 _WARM = 2  # batches before the clock starts: what another size has left in the cache is gone then

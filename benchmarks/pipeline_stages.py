@@ -18,21 +18,21 @@ import pyarrow as pa
 from benchmarks.results import Result, median
 from benchmarks.streams import LISTS, Stream, renew
 from edm import pipeline
-from edm.clients import ClientPrefixes
 from edm.config import Config
 from edm.daemon import SWITCH_INTERVAL
-from edm.domains.table import DomainTable
 from edm.engine import Engine
-from edm.histogram.accumulators import Accumulators
 from edm.input import reader
 from edm.input.blocks import Block
 from edm.input.reader import FrameReader, Receive
-from edm.new_qname.store import SeenStore
 from edm.observe.metrics import Metrics
 from edm.output.session_file import SessionFile
 from edm.rotation.interval import Interval
-from edm.session.cryptopan import PseudonymCache
-from edm.session.rows import SessionRows
+from edm.stages.clients import ClientPrefixes
+from edm.stages.domains.table.table import DomainTable
+from edm.stages.histogram.accumulators import Accumulators
+from edm.stages.new_qname.seen.store import SeenStore
+from edm.stages.pseudonyms.cryptopan import PseudonymCache
+from edm.stages.session.rows import SessionRows
 from edm.worker import Worker
 
 PROBES: Sequence[tuple[str, Any, str]] = (

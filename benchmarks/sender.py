@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.streams import ROOT, Stream, frames_of, renew
-from edm.replay import Sender, connect
+from edm.captures.replay import Sender, connect
 
 CHUNK = 1 << 20
 TICK = 0.001

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from benchmarks.lists import load
 from benchmarks.results import Result, median
 from benchmarks.streams import U8Array, well_known_words
-from edm.columns import (
+from edm.kernel.columns import (
     BATCH_ROWS,
     DOMAIN_INDEX,
     DOMAIN_MATCH,
@@ -28,10 +28,10 @@ from edm.columns import (
     WELL_KNOWN,
     Columns,
 )
-from edm.histogram.accumulators import Accumulators
-from edm.new_qname.store import SeenStore
 from edm.output.histogram_file import write_histogram
-from edm.session.cryptopan import PseudonymCache, Pseudonymiser
+from edm.stages.histogram.accumulators import Accumulators
+from edm.stages.new_qname.seen.store import SeenStore
+from edm.stages.pseudonyms.cryptopan import PseudonymCache, Pseudonymiser
 
 _SECRET = bytes(range(32))
 _NAME_BYTES = 25  # label of 15, label of 3, "com": 1 + 15 + 1 + 3 + 1 + 3 + 1

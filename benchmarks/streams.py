@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edm.columns import MESSAGE_TYPE, Columns
-from edm.dnstap.decode import decode_frames
-from edm.framestream.locate import locate_frames
-from edm.input.files import CaptureReader
-from edm.replay import data_frames
+from edm.captures.reading import CaptureReader
+from edm.captures.replay import data_frames
+from edm.kernel.columns import MESSAGE_TYPE, Columns
+from edm.stages.dnstap.decode import decode_frames
+from edm.stages.framestream.locate import locate_frames
 
 U8Array = npt.NDArray[np.uint8]
 I64Array = npt.NDArray[np.int64]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from edm.captures.reading import CaptureReader
+from edm.captures.replay import Sender, connect, replay
 from edm.errors import InputError
-from edm.input.files import CaptureReader
-from edm.jit import JIT_DISABLED
-from edm.replay import Sender, connect, replay
+from edm.kernel.jit import JIT_DISABLED
 from support import golden
 from support.daemon import HISTOGRAMS, SESSIONS, Daemon
 from support.golden import daemon_settings as settings

@@ -18,7 +18,7 @@ import pytest
 
 import support.daemon
 from edm.cli.main import main
-from edm.jit import JIT_DISABLED
+from edm.kernel.jit import JIT_DISABLED
 from support import golden
 from support.daemon import Daemon
 from support.processes import find, start_child, wait_until

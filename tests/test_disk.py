@@ -19,12 +19,12 @@ from structlog.testing import capture_logs
 
 from edm.engine import Engine
 from edm.input.reader import FrameReader
-from edm.jit import JIT_DISABLED
-from edm.new_qname import log as log_module
+from edm.kernel.jit import JIT_DISABLED
 from edm.observe.ledger import FATE_NAMES
 from edm.observe.metrics import Metrics
 from edm.output import histogram_file, histogram_writer, session_file, session_writer
 from edm.output.budget import DiskBudget, Limits
+from edm.stages.new_qname.seen import log as log_module
 from support import golden
 from support.daemon import HISTOGRAMS, SESSIONS, Daemon
 from support.processes import wait_until

@@ -13,11 +13,11 @@ import pytest
 
 from edm.cli.main import COMMANDS
 from edm.config import KEYS
-from edm.core.certificates import Service
-from edm.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
 from edm.observe.ledger import FATE_NAMES, Ledger
 from edm.observe.metrics import Metrics
-from edm.session.rows import SCHEMA as SESSION_SCHEMA
+from edm.stages.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
+from edm.stages.session.rows import SCHEMA as SESSION_SCHEMA
+from edm.tapir.keys.certificates import Service
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "edm"
@@ -203,22 +203,22 @@ def test_every_key_of_the_footer_is_described() -> None:
 
 # Docstrings of kernels
 
-_BATCH = {"buf", "u32", "u64", "fate", "n"}  # what edm.columns says of every kernel over a batch
+_BATCH = {"buf", "u32", "u64", "fate", "n"}  # what edm.kernel.columns says of every kernel over a batch
 _ARRAY = re.compile(r"\b(u?int|float|bool)\d*\[|``\w+\[")
 _OWED = {
-    "domains/lookup.py: lookup_domains",
-    "domains/table_kernels.py: put_texts",
-    "domains/writer_kernels.py: fill_slots",
-    "domains/writer_kernels.py: number_nodes",
-    "domains/writer_kernels.py: place_nodes",
-    "domains/writer_kernels.py: put_nodes",
-    "histogram/kernels.py: merge_rows",
-    "histogram/sketches.py: admit",
-    "histogram/sketches.py: promote",
-    "new_qname/probing.py: mark_seen",
-    "session/pseudonym_kernels.py: settle",
-    "session/pseudonym_tables.py: evict",
-    "session/pseudonym_tables.py: rehash",
+    "stages/domains/table/lookup.py: lookup_domains",
+    "stages/domains/table/kernels.py: put_texts",
+    "stages/domains/dawg/writer_kernels.py: fill_slots",
+    "stages/domains/dawg/writer_kernels.py: number_nodes",
+    "stages/domains/dawg/writer_kernels.py: place_nodes",
+    "stages/domains/dawg/writer_kernels.py: put_nodes",
+    "stages/histogram/kernels.py: merge_rows",
+    "stages/histogram/sketches.py: admit",
+    "stages/histogram/sketches.py: promote",
+    "stages/new_qname/seen/probing.py: mark_seen",
+    "stages/pseudonyms/kernels.py: settle",
+    "stages/pseudonyms/tables.py: evict",
+    "stages/pseudonyms/tables.py: rehash",
 }
 """Kernels whose arrays are told of only where they are made. This list must not grow."""
 

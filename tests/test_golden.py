@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from edm.framestream.protocol import CONTENT_TYPE, START, STOP, encode_control
-from edm.input.files import CaptureReader
-from edm.jit import JIT_DISABLED
-from edm.minimiser import minimise
+from edm.captures.minimiser import minimise
+from edm.captures.reading import CaptureReader
+from edm.captures.replay import connect, replay
+from edm.kernel.jit import JIT_DISABLED
 from edm.observe.metrics import Metrics
-from edm.replay import connect, replay
+from edm.stages.framestream.protocol import CONTENT_TYPE, START, STOP, encode_control
 from support import golden
 from support.daemon import HISTOGRAMS, SESSIONS, Daemon
 

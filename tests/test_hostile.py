@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from edm.jit import JIT_DISABLED
-from edm.replay import Sender, connect
-from edm.warmup import sample_frame
+from edm.captures.replay import Sender, connect
+from edm.kernel.jit import JIT_DISABLED
+from edm.startup.warmup import sample_frame
 from support import golden
 from support.daemon import Daemon
 from support.hostile import mischief, open_socket

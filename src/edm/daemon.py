@@ -17,8 +17,6 @@ from types import FrameType
 import structlog
 
 from edm.config import Config
-from edm.core.events_out import EventsOut
-from edm.core.upload import Uploader
 from edm.engine import Engine
 from edm.errors import EdmError
 from edm.input.connection import End, Limits
@@ -35,9 +33,11 @@ from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.budget import DiskBudget
 from edm.output.budget import Limits as DiskLimits
+from edm.reload.reload import Reloader
 from edm.rotation.clock import MinuteClock
 from edm.service import ServiceManager
-from edm.snapshot.reload import Reloader
+from edm.tapir.events.outgoing import EventsOut
+from edm.tapir.upload.upload import Uploader
 
 SWITCH_INTERVAL = 1e-4
 """Seconds after which a thread that holds the interpreter must give way: readers must not starve."""

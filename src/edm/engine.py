@@ -18,13 +18,7 @@ import structlog
 
 from edm import __version__
 from edm.config import Config
-from edm.dnstap.json_line import frame_to_json
-from edm.domains.table import DomainTable
 from edm.input.blocks import Intake
-from edm.new_qname.events import EventBlock
-from edm.new_qname.ordering import NewNames
-from edm.new_qname.queue import EventQueue
-from edm.new_qname.store import FOLDER_NAME, SeenStore
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.debug_file import DebugFile
@@ -41,6 +35,12 @@ from edm.snapshot.parts import (
     open_ignored_names,
     open_well_known,
 )
+from edm.stages.dnstap.json_line import frame_to_json
+from edm.stages.domains.table.table import DomainTable
+from edm.stages.new_qname.events import EventBlock
+from edm.stages.new_qname.ordering import NewNames
+from edm.stages.new_qname.queue import EventQueue
+from edm.stages.new_qname.seen.store import FOLDER_NAME, SeenStore
 from edm.worker import Worker
 
 SESSION_ROWS = 32768

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from edm.columns import (
+from edm.input.blocks import Block
+from edm.kernel.columns import (
     CLIENT_ADDRESS_INVALID,
     DNS_PARSE_ERROR,
     FRAME_LEN,
@@ -24,22 +25,21 @@ from edm.columns import (
     Columns,
     I64Array,
 )
-from edm.dns.questions import collect_questions
-from edm.dns.walk import walk_messages
-from edm.dnstap.decode import decode_frames
-from edm.domains.hashing import HASH_KEY
-from edm.domains.lookup import mark_matches
-from edm.domains.name_hashing import hash_names
-from edm.domains.table import DomainTable
-from edm.input.blocks import Block
-from edm.new_qname.events import build_events
-from edm.new_qname.ordering import Found, NewNames
 from edm.observe.ledger import settle_fates
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.rotation.interval import Interval
-from edm.session.cryptopan import PseudonymCache
 from edm.snapshot.snapshot import Snapshot
+from edm.stages.dns.questions import collect_questions
+from edm.stages.dns.walk import walk_messages
+from edm.stages.dnstap.decode import decode_frames
+from edm.stages.domains.table.hashing import HASH_KEY
+from edm.stages.domains.table.lookup import mark_matches
+from edm.stages.domains.table.name_hashing import hash_names
+from edm.stages.domains.table.table import DomainTable
+from edm.stages.new_qname.events import build_events
+from edm.stages.new_qname.ordering import Found, NewNames
+from edm.stages.pseudonyms.cryptopan import PseudonymCache
 
 _MORE_NAMES = 1024
 

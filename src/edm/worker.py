@@ -6,8 +6,8 @@ import threading
 
 import structlog
 
-from edm.columns import BATCH_ROWS
 from edm.input.blocks import Block, Intake
+from edm.kernel.columns import BATCH_ROWS
 from edm.observe.metrics import Metrics
 from edm.pipeline import Pipeline
 from edm.snapshot import Snapshot, SnapshotCell

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.sender import Job, run
 from benchmarks.streams import Parameters, Stream, generate, renew
 
-from edm.framestream.protocol import FINISH, ServerHandshake, encode_control
+from edm.stages.framestream.protocol import FINISH, ServerHandshake, encode_control
 
 STOP = bytes(4) + (4).to_bytes(4, "big") + (3).to_bytes(4, "big")
 

@@ -22,9 +22,9 @@ from benchmarks.streams import (
     well_known_words,
 )
 
-from edm.domains.dawg import Dawg
-from edm.domains.table import DomainTable
-from edm.domains.writer import write_dawg
+from edm.stages.domains.dawg.dawg import Dawg
+from edm.stages.domains.dawg.writer import write_dawg
+from edm.stages.domains.table.table import DomainTable
 from oracles import dnstap_frame, dnstap_pb2
 
 SMALL = Parameters(frames=3000, clients=300, names=500, other_names=200, novelty_share=0.05)

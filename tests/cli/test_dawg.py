@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edm.cli.main import main
-from edm.domains import Dawg, write_dawg
-from edm.names import wire_to_text
+from edm.stages.domains import Dawg, write_dawg
+from edm.stages.names import wire_to_text
 from oracles import dawg_reader
 
 LISTS = Path(__file__).parents[1] / "captures" / "lists"

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from edm.captures.minimiser import minimise
 from edm.cli.main import main
-from edm.framestream.protocol import CONTENT_TYPE, START, STOP, encode_control
-from edm.histogram.schema import SCHEMA
-from edm.minimiser import minimise
+from edm.stages.framestream.protocol import CONTENT_TYPE, START, STOP, encode_control
+from edm.stages.histogram.schema import SCHEMA
 from oracles import dnstap_pb2
 from support import golden
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edm.cli.main import main
-from edm.core.jwk import load_signing_key
+from edm.tapir.keys.jwk import load_signing_key
 
 
 @pytest.fixture(autouse=True)

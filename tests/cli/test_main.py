@@ -268,7 +268,7 @@ def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
 def test_help_imports_neither_the_compiler_nor_the_commands() -> None:
     code = (
         "import sys; from edm.cli.main import main; code = main(['help']);"
-        "heavy = {'numba', 'numpy', 'pyarrow', 'pydantic', 'edm.jit', 'edm.cli.run', 'edm.cli.init'};"
+        "heavy = {'numba', 'numpy', 'pyarrow', 'pydantic', 'edm.kernel.jit', 'edm.cli.run', 'edm.cli.init'};"
         "heavy &= set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )

@@ -18,7 +18,7 @@ from edm.cli import check_config
 from edm.cli import reload as module
 from edm.cli.main import main
 from edm.cli.reload import NoDaemonError, as_text, find_daemon, request_reload
-from edm.snapshot.outcome import PartOutcome, ReloadOutcome
+from edm.reload.outcome import PartOutcome, ReloadOutcome
 from support.processes import end_child
 
 GOOD = {"config": PartOutcome("reloaded"), "well_known_domains": PartOutcome("reloaded")}

@@ -22,9 +22,9 @@ import numpy as np
 
 from crash.inspection import Output, Queue, Remains, number_of
 from crash.traffic import FRAMES, KNOWN, I64Array, Traffic, is_known, is_new
-from edm.domains.writer import write_dawg
+from edm.captures.replay import Sender, connect
 from edm.errors import InputError, ProtocolError
-from edm.replay import Sender, connect
+from edm.stages.domains.dawg.writer import write_dawg
 from support import upload_site
 from support.daemon import START, Daemon
 from support.gate import Gate

@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from crash.forks import Steps
-from edm.core.outbox import Outbox
-from edm.histogram.schema import SCHEMA
 from edm.output.histogram_file import write_histogram
 from edm.output.paths import HISTOGRAM_PREFIX, SESSION_PREFIX, DataDirectory, publish
 from edm.output.session_file import SessionFile
+from edm.stages.histogram.schema import SCHEMA
+from edm.tapir.upload.outbox import Outbox
 
 ROWS = 30
 MINUTE = 60_000_000

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from crash.forks import Steps
-from edm.columns import FLAGS, PRESENT, QCLASS, QTYPE
 from edm.config import Config
-from edm.core.backlog import Backlog
-from edm.core.events_out import EventsOut
-from edm.core.queue_file import FILE_NAME, QueueFile
-from edm.new_qname.events import build_events
-from edm.new_qname.ordering import Found, NewNames
-from edm.new_qname.queue import EventQueue
-from edm.new_qname.store import SeenStore
+from edm.kernel.columns import FLAGS, PRESENT, QCLASS, QTYPE
 from edm.observe.metrics import Metrics
-from new_qname.batches import batch_of, wire
+from edm.stages.new_qname.events import build_events
+from edm.stages.new_qname.ordering import Found, NewNames
+from edm.stages.new_qname.queue import EventQueue
+from edm.stages.new_qname.seen.store import SeenStore
+from edm.tapir.events.backlog import Backlog
+from edm.tapir.events.outgoing import EventsOut
+from edm.tapir.events.queue_file import FILE_NAME, QueueFile
+from stages.new_qname.batches import batch_of, wire
 
 BATCH = 7
 SENT = "sent"

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from crash.traffic import FIRST_SECOND, I64Array
-from edm.core.chunks import Chunk
-from edm.core.queue_file import FILE_NAME
+from edm.tapir.events.chunks import Chunk
+from edm.tapir.events.queue_file import FILE_NAME
 
 SESSION_FOLDER = "parquet/sessions"
 OUTBOX = "parquet/histograms/outbox"

@@ -17,8 +17,8 @@ import pytest
 from crash.campaign import MANNERS, Campaign
 from crash.inspection import Remains
 from crash.traffic import FRAMES, KNOWN, Traffic
-from edm.domains.writer import write_dawg
-from edm.replay import Sender, connect
+from edm.captures.replay import Sender, connect
+from edm.stages.domains.dawg.writer import write_dawg
 from support.daemon import Daemon
 from support.long_runs import MARKS, report
 

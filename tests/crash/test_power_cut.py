@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edm.core.backlog import Backlog
-from edm.core.chunks import chunks_of
-from edm.core.queue_file import FILE_NAME
-from edm.jit import JIT_DISABLED
-from edm.new_qname.log import HEADER_BYTES
-from edm.new_qname.store import SeenStore
-from new_qname.batches import insert, wire
+from edm.kernel.jit import JIT_DISABLED
+from edm.stages.new_qname.seen.log import HEADER_BYTES
+from edm.stages.new_qname.seen.store import SeenStore
+from edm.tapir.events.backlog import Backlog
+from edm.tapir.events.chunks import chunks_of
+from edm.tapir.events.queue_file import FILE_NAME
+from stages.new_qname.batches import insert, wire
 from support.events import block_of, payloads
 
 LOG = "names-00000001.seen"

@@ -13,7 +13,7 @@ from crash.files import ROWS, UPLOADED, write_files
 from crash.forks import Forks
 from crash.handover import BATCH, SENT, hand_over
 from crash.inspection import Queue, number_of
-from edm.jit import JIT_DISABLED
+from edm.kernel.jit import JIT_DISABLED
 
 pytestmark = [
     pytest.mark.slow,

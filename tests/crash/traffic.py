@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edm.warmup import sample_frame
+from edm.startup.warmup import sample_frame
 
 I64Array = npt.NDArray[np.int64]
 U8Array = npt.NDArray[np.uint8]

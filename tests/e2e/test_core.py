@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edm.core.chunks import CHUNK_EVENTS
-from edm.core.queue_file import FILE_NAME
-from edm.core.session import WINDOW
+from edm.captures.reading import CaptureReader
+from edm.captures.replay import Sender, connect, replay
 from edm.engine import EVENT_FLOOR
-from edm.input.files import CaptureReader
-from edm.replay import Sender, connect, replay
-from edm.warmup import sample_frame
+from edm.startup.warmup import sample_frame
+from edm.tapir.events.chunks import CHUNK_EVENTS
+from edm.tapir.events.queue_file import FILE_NAME
+from edm.tapir.mqtt.session import WINDOW
 from support import golden, upload_site
 from support.daemon import HISTOGRAMS, Daemon
 from support.events import verified

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edm.core.session import WINDOW
+from edm.tapir.mqtt.session import WINDOW
 from support import golden
 from support.events import payload, verified
 from support.gate import Gate

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edm.core.post import Limits
-from edm.core.upload import Timing, Uploader
 from edm.errors import KeyFileError
 from edm.observe.metrics import Metrics
+from edm.tapir.upload.post import Limits
+from edm.tapir.upload.upload import Timing, Uploader
 from support.pki import Authority
 from support.receiver import CREATED, Action, Receiver, Reply, Request
 from support.upload_site import QUICK, Site, names

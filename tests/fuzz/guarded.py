@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edm.jit import JIT_DISABLED
+from edm.kernel.jit import JIT_DISABLED
 
 
 class OutOfBoundsError(Exception):

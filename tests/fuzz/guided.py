@@ -16,9 +16,14 @@ from pathlib import Path
 
 # What is never instrumented: the fuzzer and the oracles, whose branches are no part of the search.
 _INSTRUMENTED = [
-    "edm.framestream", "edm.dnstap", "edm.dns", "edm.domains", "edm.clients", "edm.config", "edm.cli", "edm.names",
-    "edm.histogram", "edm.session", "edm.new_qname", "edm.core", "edm.input", "edm.pipeline", "edm.columns",
-]  # fmt: skip
+    "edm.stages",
+    "edm.config",
+    "edm.cli",
+    "edm.tapir",
+    "edm.input",
+    "edm.pipeline",
+    "edm.kernel.columns",
+]
 _STARTING_INPUTS = 300
 _HANG_SECONDS = 30
 

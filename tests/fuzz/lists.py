@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib import resources
 
-from edm.domains import compile_list
-from edm.jit import JIT_DISABLED
+from edm.kernel.jit import JIT_DISABLED
+from edm.stages.domains import compile_list
 from oracles.framestream import CAPTURES
 
 # Names that the inputs ask for, beside the beginning of the list that comes with the program.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edm.jit import JIT_DISABLED
+from edm.kernel.jit import JIT_DISABLED
 from fuzz.campaign import Campaign
 from fuzz.targets import TARGETS
 

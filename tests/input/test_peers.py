@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from edm.framestream.protocol import CONTENT_TYPE, FINISH, START, STOP, encode_control
+from edm.captures.replay import Sender
 from edm.input import connection as connection_module
 from edm.input.connection import Connection, Limits
 from edm.input.listener import tls_context
-from edm.replay import Sender
+from edm.stages.framestream.protocol import CONTENT_TYPE, FINISH, START, STOP, encode_control
 from support.hostile import ODD_CONTROL, reset
 from support.intake import LIMITS, MAX_FRAME, READY_FRAME, Site, frame
 from support.pki import Authority

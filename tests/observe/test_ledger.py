@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edm.columns import N_FATES, PENDING, QUERY, SESSION, WELL_KNOWN, Fate
-from edm.jit import JIT_DISABLED
+from edm.kernel.columns import N_FATES, PENDING, QUERY, SESSION, WELL_KNOWN, Fate
+from edm.kernel.jit import JIT_DISABLED
 from edm.observe.ledger import FATE_NAMES, METADATA_PREFIX, Ledger, count_fates
 
 ROWS = 40 if JIT_DISABLED else 300
@@ -116,7 +116,7 @@ def test_workers_add_without_losing_any() -> None:
 
 
 def test_settle_fates_ends_what_is_pending_and_counts_all() -> None:
-    from edm.columns import QUERY, SESSION, WELL_KNOWN
+    from edm.kernel.columns import QUERY, SESSION, WELL_KNOWN
     from edm.observe.ledger import settle_fates
 
     fate = np.array([PENDING, QUERY, WELL_KNOWN, PENDING, 200, QUERY, PENDING], np.uint8)

@@ -9,7 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from edm import __version__
-from edm.columns import N_FATES, SESSION, UNDECODABLE, Fate
+from edm.kernel.columns import N_FATES, SESSION, UNDECODABLE, Fate
 from edm.observe.ledger import Ledger
 from edm.observe.metrics import Metrics
 

@@ -1,6 +1,7 @@
 """Whether a file is a valid DAWG, told the obvious way: read every node into a dict, then look at all of it.
 
-The rules are those of the format and the decisions that `edm.domains.dawg` states; nothing is taken from its code.
+The rules are those of the format and the decisions that `edm.stages.domains.dawg.dawg` states; nothing is taken
+from its code.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edm import columns
+from edm.kernel import columns
 from oracles.hll import Sketch, murmur3
 
 TYPES = {1: "a_count", 28: "aaaa_count", 15: "mx_count", 2: "ns_count"}

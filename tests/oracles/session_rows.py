@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from edm import columns as c
+from edm.kernel import columns as c
 from oracles.cryptopan import MAPPED
 
 U63 = 1 << 63

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from edm.core.backlog import Backlog
-from edm.core.chunks import chunks_of
-from edm.new_qname.store import SeenStore
 from edm.output.budget import (
     CANNOT_BE_KEPT,
     Limits,
 )
 from edm.output.paths import DataDirectory
 from edm.output.usage import KINDS, Disk
-from new_qname.batches import insert, wire
+from edm.stages.new_qname.seen.store import SeenStore
+from edm.tapir.events.backlog import Backlog
+from edm.tapir.events.chunks import chunks_of
 from output.budgets import KIB, NOTHING, World, histogram_name, put, session_name, time_name
+from stages.new_qname.batches import insert, wire
 from support.events import block_of, payloads
 
 

@@ -14,14 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
 
-from edm.core import backlog as backlog_module
-from edm.core.backlog import Backlog
-from edm.core.chunks import chunks_of
-from edm.core.outbox import Outbox
 from edm.errors import EdmError, OutputError
-from edm.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
-from edm.new_qname import log as log_module
-from edm.new_qname.store import SeenStore
 from edm.observe.metrics import Metrics
 from edm.output import session_file, usage
 from edm.output.budget import DiskBudget, Limits
@@ -29,8 +22,15 @@ from edm.output.debug_file import DebugFile
 from edm.output.histogram_file import write_histogram
 from edm.output.paths import DataDirectory
 from edm.output.session_file import SessionFile
-from edm.session.rows import SCHEMA
-from new_qname.batches import insert, wire
+from edm.stages.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
+from edm.stages.new_qname.seen import log as log_module
+from edm.stages.new_qname.seen.store import SeenStore
+from edm.stages.session.rows import SCHEMA
+from edm.tapir.events import backlog as backlog_module
+from edm.tapir.events.backlog import Backlog
+from edm.tapir.events.chunks import chunks_of
+from edm.tapir.upload.outbox import Outbox
+from stages.new_qname.batches import insert, wire
 from support.events import block_of, payloads
 from support.processes import wait_until
 from support.small_disk import SmallDisk, read_only, small_disk
@@ -240,7 +240,7 @@ def test_events_beyond_the_memory_are_dropped_and_counted(
 def test_a_queue_killed_on_a_full_disk_opens_on_it(disk: SmallDisk) -> None:
     path = disk.folder / "queue.sqlite3"
     script = (
-        "import os, sys, signal; from pathlib import Path; from edm.core.backlog import Backlog;"
+        "import os, sys, signal; from pathlib import Path; from edm.tapir.events.backlog import Backlog;"
         "from output.test_full_disk import put; b = Backlog(Path(sys.argv[1]), 1 << 30);"
         "put(b, 0, 500); fd = os.open(sys.argv[2], os.O_CREAT | os.O_WRONLY);\n"
         "try:\n while True: os.write(fd, bytes(4096))\nexcept OSError: pass\n"

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from edm.errors import OutputError
-from edm.histogram.schema import SCHEMA
 from edm.output import histogram_file
 from edm.output.histogram_file import write_histogram
+from edm.stages.histogram.schema import SCHEMA
 
 AS_WRITTEN = Path(__file__).parents[1] / "captures" / "as-written" / "histogram.parquet"
 

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from edm.columns import DOMAIN_INDEX, DOMAIN_MATCH, QCLASS, QTYPE, WELL_KNOWN, Columns
-from edm.domains.dawg import Dawg
-from edm.domains.table import DomainTable
-from edm.domains.writer import write_dawg
 from edm.errors import OutputError
-from edm.histogram.accumulators import Accumulators
+from edm.kernel.columns import DOMAIN_INDEX, DOMAIN_MATCH, QCLASS, QTYPE, WELL_KNOWN, Columns
 from edm.observe.metrics import Metrics
 from edm.output import histogram_writer, session_writer
 from edm.output.histogram_writer import HistogramWriter, Retired
 from edm.output.session_writer import SessionWriter
-from edm.session.rows import SCHEMA
+from edm.stages.domains.dawg.dawg import Dawg
+from edm.stages.domains.dawg.writer import write_dawg
+from edm.stages.domains.table.table import DomainTable
+from edm.stages.histogram.accumulators import Accumulators
+from edm.stages.session.rows import SCHEMA
 from support.processes import wait_until
 
 MINUTE = 60_000_000

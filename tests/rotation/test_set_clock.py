@@ -17,17 +17,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from edm.core.http_signature import aggregate_interval
-from edm.core.outbox import interval_of
-from edm.domains.writer import write_dawg
 from edm.engine import Engine
 from edm.input.reader import FrameReader
-from edm.jit import JIT_DISABLED
+from edm.kernel.jit import JIT_DISABLED
 from edm.observe.metrics import Metrics
 from edm.output.paths import HISTOGRAM_PREFIX, SESSION_PREFIX
 from edm.rotation import clock
 from edm.rotation.clock import MinuteClock
-from edm.warmup import sample_frame
+from edm.stages.domains.dawg.writer import write_dawg
+from edm.startup.warmup import sample_frame
+from edm.tapir.upload.http_signature import aggregate_interval
+from edm.tapir.upload.outbox import interval_of
 from support import golden
 from support.clocks import Clocks
 

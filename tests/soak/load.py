@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from benchmarks.streams import PASS_CHARS, Parameters, Stream, generate, renew
 
-from edm.framestream.locate import locate_frames
-from edm.replay import Sender
+from edm.captures.replay import Sender
+from edm.stages.framestream.locate import locate_frames
 
 TICK = 0.05
 LIFETIME = (2.0, 20.0)

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from benchmarks.streams import Parameters, generate, well_known_words
 
-from edm.domains.writer import write_dawg
-from edm.replay import Sender, connect
+from edm.captures.replay import Sender, connect
+from edm.stages.domains.dawg.writer import write_dawg
 from soak.load import Connect, SteadyLoad
 from soak.watch import Sample, Watch
 from support import upload_site

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from edm.jit import JIT_DISABLED
+from edm.kernel.jit import JIT_DISABLED
 from support.processes import wait_until
 from support.resources import Resources
 from support.storm import PACE, Storm

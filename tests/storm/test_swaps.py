@@ -14,20 +14,20 @@ import pyarrow as pa
 import pytest
 
 import edm.engine
-from edm.clients import ClientPrefixes
 from edm.config import Config
-from edm.domains.dawg import Dawg
-from edm.domains.table import DomainTable
-from edm.domains.writer import write_dawg
 from edm.engine import Engine
-from edm.histogram.accumulators import Accumulators
 from edm.input.reader import FrameReader
-from edm.jit import JIT_DISABLED
+from edm.kernel.jit import JIT_DISABLED
 from edm.observe.metrics import Metrics
 from edm.rotation.interval import Interval
-from edm.session.cryptopan import Pseudonymiser
-from edm.session.rows import SessionRows
 from edm.snapshot import Snapshot
+from edm.stages.clients import ClientPrefixes
+from edm.stages.domains.dawg.dawg import Dawg
+from edm.stages.domains.dawg.writer import write_dawg
+from edm.stages.domains.table.table import DomainTable
+from edm.stages.histogram.accumulators import Accumulators
+from edm.stages.pseudonyms.cryptopan import Pseudonymiser
+from edm.stages.session.rows import SessionRows
 from support import storm_traffic as traffic
 from support.processes import wait_until
 from support.resources import Resources

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edm.replay import Sender, connect
+from edm.captures.replay import Sender, connect
 from support.processes import end_child, free_port, start_child, wait_until
 
 SECRET = "mysecret"

@@ -12,7 +12,7 @@ from joserfc import jws
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import OKPKey
 
-from edm.new_qname.events import EventBlock
+from edm.stages.new_qname.events import EventBlock
 
 
 def payload(number: int, length: int = 0) -> bytes:

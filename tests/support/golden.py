@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from edm.captures.reading import CaptureReader
+from edm.captures.replay import data_frames
 from edm.config import Config
-from edm.input.files import CaptureReader
-from edm.replay import data_frames
 
 CAPTURES = Path(__file__).resolve().parent.parent / "captures"
 LISTS = CAPTURES / "lists"

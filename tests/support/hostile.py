@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edm.captures.replay import Sender, connect
 from edm.errors import EdmError
-from edm.framestream.protocol import CONTENT_TYPE, READY, encode_control
-from edm.replay import Sender, connect
+from edm.stages.framestream.protocol import CONTENT_TYPE, READY, encode_control
 from support.processes import end_child, start_child
 
 ODD_CONTROL = encode_control(99)

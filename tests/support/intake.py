@@ -10,11 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from edm.framestream.protocol import CONTENT_TYPE, READY, encode_control
+from edm.captures.replay import Sender
 from edm.input.blocks import Block, Intake
 from edm.input.connection import End, Limits
 from edm.input.listener import Listener, open_tcp, open_unix
-from edm.replay import Sender
+from edm.stages.framestream.protocol import CONTENT_TYPE, READY, encode_control
 from support.processes import wait_until
 
 MAX_FRAME = 65536

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edm.jit import JIT_DISABLED
+from edm.kernel.jit import JIT_DISABLED
 
 MARKS = [
     pytest.mark.e2e,

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from edm.config import Config
-from edm.core.events_out import EventsOut
-from edm.new_qname.queue import EventQueue
 from edm.observe import logs
 from edm.observe.metrics import Metrics
+from edm.stages.new_qname.queue import EventQueue
+from edm.tapir.events.outgoing import EventsOut
 from support.events import block_of
 from support.processes import PATIENCE, end_child, find, wait_until
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edm import reading
+from edm.files import reading
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from edm.config import Config, load
-from edm.core.certificates import ClientCertificate
-from edm.core.upload import Uploader
-from edm.domains import write_dawg
 from edm.engine import Engine
 from edm.observe.metrics import Metrics
-from edm.snapshot.reload import Reloader
+from edm.reload.reload import Reloader
+from edm.stages.domains import write_dawg
+from edm.tapir.keys.certificates import ClientCertificate
+from edm.tapir.upload.upload import Uploader
 from support.daemon import to_toml
 from support.upload_site import Site
 

@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from edm.domains.writer import write_dawg
+from edm.stages.domains.dawg.writer import write_dawg
 from support import storm_traffic as traffic
 from support.daemon import Daemon, to_toml
 

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import sender, streams
-from edm.domains.dawg import Dawg
-from edm.domains.writer import write_dawg
+from edm.stages.domains.dawg.dawg import Dawg
+from edm.stages.domains.dawg.writer import write_dawg
 from support import golden
 from support.daemon import SESSIONS
 from support.resources import Resources

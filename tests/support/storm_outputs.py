@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from edm.session.cryptopan import derive_key
+from edm.stages.pseudonyms.cryptopan import derive_key
 from oracles.cryptopan import CryptoPan
 from support import storm_traffic as traffic
 from support.daemon import HISTOGRAMS, SESSIONS

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edm.replay import Sender, connect
+from edm.captures.replay import Sender, connect
 from oracles import dnstap_pb2
 from support.processes import start_child
 

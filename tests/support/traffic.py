@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edm.domains.writer import write_dawg
+from edm.stages.domains.dawg.writer import write_dawg
 from support.processes import end_child
 from support.servers import finish_dnsperf, start_dnsperf
 

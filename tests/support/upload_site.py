@@ -10,10 +10,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edm.config import Settings
-from edm.core.jwk import load_signing_key
-from edm.core.post import Limits
-from edm.core.upload import Timing
 from edm.output.paths import DataDirectory
+from edm.tapir.keys.jwk import load_signing_key
+from edm.tapir.upload.post import Limits
+from edm.tapir.upload.upload import Timing
 from support.pki import Authority, signing_jwk, write_jwk
 
 KID = "site-7"

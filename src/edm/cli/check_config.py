@@ -13,7 +13,7 @@ from edm.cli.arguments import Arguments, Option, Spec
 from edm.config import KEYS, Config, load
 from edm.config.text import toml_value
 from edm.errors import ConfigError, EdmError
-from edm.reading import UnreadableError, open_regular
+from edm.files.reading import UnreadableError, open_regular
 
 SUN_PATH_MAX = 107
 """Longest path of a Unix socket in bytes: ``sun_path`` of unix(7) without its terminating NUL."""
@@ -118,10 +118,10 @@ def input_certificates_are_valid(cfg: Config) -> Iterator[str]:
 
 def core_keys_are_valid(cfg: Config) -> Iterator[str]:
     """Yield a line for each key, certificate or URL that the outputs to Core could not use."""
-    from edm.core.aggregate import upload_problems
-    from edm.core.broker import Broker
-    from edm.core.certificates import ClientCertificate
-    from edm.core.jwk import load_signing_key
+    from edm.tapir.keys.certificates import ClientCertificate
+    from edm.tapir.keys.jwk import load_signing_key
+    from edm.tapir.mqtt.broker import Broker
+    from edm.tapir.upload.aggregate import upload_problems
 
     if not cfg.disable_histogram_sender:
         yield from upload_problems(cfg)

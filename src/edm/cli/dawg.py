@@ -14,8 +14,8 @@ import numpy as np
 
 from edm.cli.arguments import Arguments, Option, Spec, UsageError
 from edm.config.values import shorten
-from edm.domains import EXACT_MATCH, Dawg, DomainTable, compile_list, compile_list_file, parse_entry
 from edm.errors import InputError, OutputError
+from edm.stages.domains import EXACT_MATCH, Dawg, DomainTable, compile_list, compile_list_file, parse_entry
 
 SPEC = Spec(
     positional="compile|dump|lookup|check FILE [NAME]...",

@@ -137,7 +137,7 @@ def _publish(part: Path, path: Path) -> None:
 
 def _starter_list() -> bytes:
     # Imported only here: the domains stage brings the kernels' compiler with it.
-    from edm.domains import starter_dawg
+    from edm.stages.domains import starter_dawg
 
     return bytes(starter_dawg())
 

@@ -34,7 +34,7 @@ def run(args: Arguments) -> int:
     top = int(args.options["top"] or 0)
     if top < 0:
         raise UsageError(["--top must not be negative"])
-    from edm.inspection import inspect
+    from edm.captures.inspection import inspect
 
     found: list[dict[str, Any]] = []
     problems: list[str] = []

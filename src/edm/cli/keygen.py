@@ -8,8 +8,8 @@ from pathlib import Path
 from edm.cli.arguments import Arguments, Option, Spec, UsageError
 from edm.cli.init import write_new
 from edm.config.values import shorten
-from edm.core.keygen import Authority, client_request, private_pem, signing_key
 from edm.errors import OutputError
+from edm.tapir.keys.keygen import Authority, client_request, private_pem, signing_key
 
 PRIVATE = 0o600
 PUBLIC = 0o644

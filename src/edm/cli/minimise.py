@@ -29,8 +29,8 @@ def run(args: Arguments) -> int:
     """Minimise the files; returns 0 if all were whole, 1 if one was damaged or cut off."""
     config = load(args.config_file, args.flags, os.environ, purpose="minimise")
     logs.configure(cast(logs.Format, config.log_format), config.debug)
-    from edm.minimiser import minimise
-    from edm.warmup import warm_up_if_cold
+    from edm.captures.minimiser import minimise
+    from edm.startup.warmup import warm_up_if_cold
 
     warm_up_if_cold()
     quiet = bool(args.options["quiet"])

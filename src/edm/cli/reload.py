@@ -13,7 +13,7 @@ from edm.cli.arguments import Arguments, Option, Spec
 from edm.cli.check_config import problems
 from edm.config import Config, load
 from edm.errors import ConfigError, EdmError
-from edm.snapshot.outcome import ReloadOutcome
+from edm.reload.outcome import ReloadOutcome
 
 POLL = 0.05
 """Seconds between two looks for the outcome."""
@@ -62,8 +62,8 @@ def find_daemon(data: Path, pid: int | None = None) -> int:
         No process has it, or not the one that was named.
     """
     # Imported only here: it brings the kernels' compiler with it.
-    from edm.new_qname.folder import LOCK_NAME
-    from edm.new_qname.store import FOLDER_NAME
+    from edm.stages.new_qname.seen.folder import LOCK_NAME
+    from edm.stages.new_qname.seen.store import FOLDER_NAME
 
     lock = data / FOLDER_NAME / LOCK_NAME
     try:

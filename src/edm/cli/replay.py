@@ -24,8 +24,8 @@ def run(args: Arguments) -> int:
     unix, tcp = str(args.options["unix"] or ""), str(args.options["tcp"] or "")
     if bool(unix) == bool(tcp):
         raise ConfigError("give the receiver with either --unix PATH or --tcp HOST:PORT")
-    from edm.input.files import CaptureReader
-    from edm.replay import connect, replay
+    from edm.captures.reading import CaptureReader
+    from edm.captures.replay import connect, replay
 
     captures = [CaptureReader(os.fspath(name)) for name in args.positional]
     try:

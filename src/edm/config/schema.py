@@ -17,7 +17,7 @@ from typing import Any
 
 from edm.config.key import Key, Kind, Value
 from edm.config.values import parse_address, parse_mode, parse_owner
-from edm.reading import LIST_FILE_BYTES
+from edm.files.reading import LIST_FILE_BYTES
 
 SALT_MIN = 8
 """Shortest salt in bytes that Argon2 allows (RFC 9106, 3.1)."""

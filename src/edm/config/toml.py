@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from edm.config.values import plain
 from edm.errors import ConfigError
-from edm.reading import UnreadableError, read_whole
+from edm.files.reading import UnreadableError, read_whole
 
 FILE_MAX = 16 << 20
 """Largest configuration file in bytes; what is larger is not one."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edm.columns import SCRATCH_BYTES, U8Array, U32Array
+from edm.kernel.columns import SCRATCH_BYTES, U8Array, U32Array
 
 SHARED_FRAMES = 8192
 """Frames above which a shared block is closed, however much room is left in it."""

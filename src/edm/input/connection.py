@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edm.errors import ProtocolError
-from edm.framestream.protocol import FINISH, ServerHandshake, encode_control
 from edm.input.blocks import Intake
 from edm.input.reader import FrameReader
 from edm.input.source import HEAVY, StreamSource
+from edm.stages.framestream.protocol import FINISH, ServerHandshake, encode_control
 
 RESULTS = ("closed", "error", "handshake_error", "handshake_timeout", "displaced", "idle", "refused")
 """The ways in which a connection can end; see ``edm_connections_total`` in docs/operations.md."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from edm.errors import InputError, KeyFileError
+from edm.files.pem import EncryptedKeyError, load_pair, read_pem
 from edm.input.blocks import Intake
 from edm.input.connection import Connection, End, Limits
-from edm.pem import EncryptedKeyError, load_pair, read_pem
 
 BACKLOG = 1024
 """Connections that the system holds until they are accepted (less where the system allows less)."""

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from edm.errors import ProtocolError
-from edm.framestream import protocol
-from edm.framestream.locate import CONTROL, OVERSIZED, locate_frames
 from edm.input.blocks import NO_ROOM, Block, Intake
+from edm.stages.framestream import protocol
+from edm.stages.framestream.locate import CONTROL, OVERSIZED, locate_frames
 
 Receive: TypeAlias = Callable[[memoryview], int]
 """Receives into a memoryview without waiting: bytes received, 0 at the end of the stream, -1 for none now."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edm.columns import N_FATES, PENDING, Fate, I64Array, U8Array
-from edm.jit import kernel
+from edm.kernel.columns import N_FATES, PENDING, Fate, I64Array, U8Array
+from edm.kernel.jit import kernel
 
 METADATA_PREFIX = "edm.ledger."
 """What the keys of the ledger in the metadata of a Parquet footer begin with."""

@@ -21,7 +21,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from edm import __version__
-from edm.columns import (
+from edm.input.connection import RESULTS
+from edm.kernel.columns import (
     CLIENT_ADDRESS_INVALID,
     CLIENT_IGNORED,
     DNS_PARSE_ERROR,
@@ -32,7 +33,6 @@ from edm.columns import (
     UNDECODABLE,
     I64Array,
 )
-from edm.input.connection import RESULTS
 from edm.observe.ledger import FATE_NAMES, Ledger
 
 # The library's own switch, for the whole process: creation times double the size of an answer for nothing.

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edm.errors import OutputError
-from edm.histogram.schema import LABEL_COLUMNS, SCHEMA, SKETCH_COLUMNS
-from edm.output.publish import FILE_MODE, name_parquet_root, publish
+from edm.files.publish import FILE_MODE, name_parquet_root, publish
+from edm.stages.histogram.schema import LABEL_COLUMNS, SCHEMA, SKETCH_COLUMNS
 
 ROOT_NAME = b"histogramData"
 """Name of the root of the Parquet schema in the Go daemon's files."""
@@ -39,7 +39,7 @@ def write_histogram(
     Parameters
     ----------
     rows : pyarrow.Table or iterable of pyarrow.RecordBatch
-        Columns of :data:`edm.histogram.schema.SCHEMA`.
+        Columns of :data:`edm.stages.histogram.schema.SCHEMA`.
     path : path-like
         In an existing directory.
     metadata : mapping of str to str

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import structlog
 
-from edm.domains.table import DomainTable
 from edm.errors import OutputError
-from edm.histogram.accumulators import Accumulators
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.histogram_file import write_histogram
 from edm.output.paths import HISTOGRAM_PREFIX, TMP_SUFFIX, make_folder, publish, tidy
+from edm.stages.domains.table.table import DomainTable
+from edm.stages.histogram.accumulators import Accumulators
 
 RETRY = 5.0
 STUCK = 10.0

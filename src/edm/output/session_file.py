@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edm.errors import OutputError
-from edm.output.publish import FILE_MODE, name_parquet_root, publish
+from edm.files.publish import FILE_MODE, name_parquet_root, publish
 
 ROOT_NAME = b"sessionData"
 """Name of the root of the Parquet schema in the Go daemon's files."""

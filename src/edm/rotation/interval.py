@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
-from edm.histogram.accumulators import Accumulators
 from edm.observe.ledger import Ledger
 from edm.rotation import clock
 from edm.rotation.clock import STEP_US, Instant
-from edm.session.rows import SessionRows
+from edm.stages.histogram.accumulators import Accumulators
+from edm.stages.session.rows import SessionRows
 
 _serial = itertools.count(1)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from edm.clients import ClientPrefixes, parse_prefix_file
 from edm.config import Config
-from edm.domains.dawg import Dawg, EmptyFileError
-from edm.domains.table import DomainTable
-from edm.session.cryptopan import Pseudonymiser, derive_key
+from edm.stages.clients import ClientPrefixes, parse_prefix_file
+from edm.stages.domains.dawg.dawg import Dawg, EmptyFileError
+from edm.stages.domains.table.table import DomainTable
+from edm.stages.pseudonyms.cryptopan import Pseudonymiser, derive_key
 
 
 def load_pseudonymiser(config: Config) -> Pseudonymiser:

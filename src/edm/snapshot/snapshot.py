@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edm.clients import ClientPrefixes
 from edm.config import Config
-from edm.domains.table import DomainTable
 from edm.rotation.interval import Interval
-from edm.session.cryptopan import Pseudonymiser
+from edm.stages.clients import ClientPrefixes
+from edm.stages.domains.table.table import DomainTable
+from edm.stages.pseudonyms.cryptopan import Pseudonymiser
 
 
 @dataclass(frozen=True, slots=True)

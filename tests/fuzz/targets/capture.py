@@ -9,8 +9,8 @@ from random import Random
 
 import zstandard
 
+from edm.captures.reading import read_capture
 from edm.errors import InputError
-from edm.input.files import read_capture
 from fuzz.scratch import scratch_file
 from fuzz.target import Target, agree, one_line
 from oracles import framestream

@@ -7,9 +7,9 @@ from random import Random
 
 import numpy as np
 
-from edm.domains import Dawg, DomainTable, write_dawg
-from edm.domains.hashing import KEY_WORDS
 from edm.errors import ListFileError
+from edm.stages.domains import Dawg, DomainTable, write_dawg
+from edm.stages.domains.table.hashing import KEY_WORDS
 from fuzz.target import Target, agree, one_line
 from oracles import dawg_generator, dawg_reader, dawg_validity
 from oracles.framestream import CAPTURES

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from edm import columns as c
-from edm.columns import NAME_MAX, Columns
-from edm.dns.questions import collect_questions
-from edm.dns.walk import walk_messages
-from edm.names import wire_to_text
+from edm.kernel import columns as c
+from edm.kernel.columns import NAME_MAX, Columns
+from edm.stages.dns.questions import collect_questions
+from edm.stages.dns.walk import walk_messages
+from edm.stages.names import wire_to_text
 from fuzz.guarded import guard
 from fuzz.target import Target, agree, filler
 from oracles import dns_generator, dns_message, dnstap_frame

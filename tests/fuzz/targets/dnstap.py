@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edm import columns as c
-from edm.columns import Columns
-from edm.dnstap.decode import decode_frames
+from edm.kernel import columns as c
+from edm.kernel.columns import Columns
+from edm.stages.dnstap.decode import decode_frames
 from fuzz.guarded import guard
 from fuzz.target import Target, agree, filler
 from oracles import dnstap_frame

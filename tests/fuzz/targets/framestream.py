@@ -13,10 +13,10 @@ from random import Random
 import numpy as np
 
 from edm.errors import ProtocolError
-from edm.framestream.locate import CONTROL, NEED_MORE, OVERSIZED, locate_frames
-from edm.framestream.protocol import ClientHandshake, ServerHandshake
 from edm.input.blocks import Intake
 from edm.input.reader import FrameReader
+from edm.stages.framestream.locate import CONTROL, NEED_MORE, OVERSIZED, locate_frames
+from edm.stages.framestream.protocol import ClientHandshake, ServerHandshake
 from fuzz.guarded import guard
 from fuzz.target import Target, agree, one_line
 from oracles import framestream

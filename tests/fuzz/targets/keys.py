@@ -10,8 +10,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edm.core.jwk import load_signing_key
 from edm.errors import KeyFileError
+from edm.tapir.keys.jwk import load_signing_key
 from fuzz.scratch import scratch_file
 from fuzz.target import Target, agree, one_line
 

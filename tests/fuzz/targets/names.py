@@ -8,11 +8,11 @@ from random import Random
 
 import numpy as np
 
-from edm import columns as c
-from edm.columns import Columns
-from edm.domains import Dawg, DomainTable, parse_name, write_dawg
-from edm.domains.hashing import KEY_WORDS
-from edm.domains.name_hashing import hash_names
+from edm.kernel import columns as c
+from edm.kernel.columns import Columns
+from edm.stages.domains import Dawg, DomainTable, parse_name, write_dawg
+from edm.stages.domains.table.hashing import KEY_WORDS
+from edm.stages.domains.table.name_hashing import hash_names
 from fuzz import lists
 from fuzz.guarded import guard
 from fuzz.target import Target, agree, filler

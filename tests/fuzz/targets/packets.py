@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
 
-from edm.core.chunks import Chunk
-from edm.core.packets import PacketError, parse_publish
+from edm.tapir.events.chunks import Chunk
+from edm.tapir.mqtt.packets import PacketError, parse_publish
 from fuzz.target import Target, agree, one_line
 
 

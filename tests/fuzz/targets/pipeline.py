@@ -15,20 +15,20 @@ import numpy as np
 import pyarrow as pa
 from structlog.testing import capture_logs
 
-from edm import columns as c
-from edm.clients import parse_prefix_file
 from edm.config import Config
-from edm.domains import Dawg, DomainTable
 from edm.input.blocks import Block
-from edm.new_qname.events import EventBlock
-from edm.new_qname.ordering import NewNames
-from edm.new_qname.store import SeenStore
+from edm.kernel import columns as c
 from edm.observe.ledger import FATE_NAMES
 from edm.observe.metrics import Metrics
 from edm.pipeline import Pipeline
 from edm.rotation.interval import Interval
-from edm.session.cryptopan import Pseudonymiser
 from edm.snapshot.snapshot import Snapshot
+from edm.stages.clients import parse_prefix_file
+from edm.stages.domains import Dawg, DomainTable
+from edm.stages.new_qname.events import EventBlock
+from edm.stages.new_qname.ordering import NewNames
+from edm.stages.new_qname.seen.store import SeenStore
+from edm.stages.pseudonyms.cryptopan import Pseudonymiser
 from fuzz import lists
 from fuzz.scratch import scratch_file
 from fuzz.target import Target, agree, filler

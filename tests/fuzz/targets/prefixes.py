@@ -9,11 +9,11 @@ from random import Random
 
 import numpy as np
 
-from edm import columns as c
-from edm.clients import parse_prefix_file
-from edm.clients.prefixes import ClientPrefixes
-from edm.columns import Columns
 from edm.errors import ListFileError
+from edm.kernel import columns as c
+from edm.kernel.columns import Columns
+from edm.stages.clients import parse_prefix_file
+from edm.stages.clients.prefixes import ClientPrefixes
 from fuzz.guarded import guard
 from fuzz.scratch import scratch_file
 from fuzz.target import Target, agree, one_line

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from random import Random
 
 from edm.errors import StoreError
-from edm.new_qname.log import DamagedLog, NameLog
+from edm.stages.new_qname.seen.log import DamagedLog, NameLog
 from fuzz.scratch import scratch_file
 from fuzz.target import Target, agree, one_line
 

@@ -1,0 +1,1 @@
+"""Captures: reading them, replaying them, looking into them, minimising them."""

@@ -1,0 +1,307 @@
+"""What is in an output file or a capture, for people: ``edm inspect``."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from edm.captures.reading import CaptureReader
+from edm.errors import EdmError, InputError
+from edm.input.blocks import Block, Intake
+from edm.input.reader import FrameReader
+from edm.kernel.columns import (
+    BATCH_ROWS,
+    FRAME_LEN,
+    FRAME_OFF,
+    MESSAGE_TYPE,
+    PENDING,
+    QNAME_HASH,
+    QNAME_LEN,
+    QNAME_OFF,
+    QUERY,
+    RCODE,
+    RESPONSE_TIME_SEC,
+    Columns,
+)
+from edm.observe.ledger import FATE_NAMES
+from edm.output.paths import HISTOGRAM_PREFIX, SESSION_PREFIX, SUFFIX
+from edm.stages.dns.walk import walk_messages
+from edm.stages.dnstap.decode import decode_frames
+from edm.stages.domains.table.hashing import HASH_KEY
+from edm.stages.domains.table.name_hashing import hash_names
+from edm.stages.histogram.schema import COUNTER_COLUMNS, LABEL_COLUMNS
+from edm.stages.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
+from edm.stages.names import split_name, wire_to_text
+from edm.stages.session.rows import SCHEMA as SESSION_SCHEMA
+
+Facts: TypeAlias = dict[str, Any]
+
+_PARQUET_MAGIC = b"PAR1"
+_METADATA_PREFIX = b"edm."
+_QUERIES = COUNTER_COLUMNS[:6]
+"""The counters of which a response adds to exactly one, by class and type of its question."""
+
+_MESSAGE_TYPES = (
+    *(
+        "AUTH_QUERY",
+        "AUTH_RESPONSE",
+        "RESOLVER_QUERY",
+        "RESOLVER_RESPONSE",
+        "CLIENT_QUERY",
+        "CLIENT_RESPONSE",
+    ),
+    *("FORWARDER_QUERY", "FORWARDER_RESPONSE", "STUB_QUERY", "STUB_RESPONSE", "TOOL_QUERY", "TOOL_RESPONSE"),
+    *("UPDATE_QUERY", "UPDATE_RESPONSE"),
+)
+_RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
+_BLOCK_BYTES = 1 << 20
+_MAX_FRAME = 262_144
+
+
+def inspect(path: str, top: int = 10) -> Facts:
+    """Return what is known of a file: an output file of this program or the Go daemon, or a capture.
+
+    Parameters
+    ----------
+    top : int
+        Names to return, those that occur most.
+
+    Returns
+    -------
+    dict
+        ``file``, ``kind`` (``histogram``, ``session``, ``parquet`` for any other Parquet file, ``capture``), and
+        what that kind has to tell; all of it fits into JSON. ``problem`` is there if a capture is damaged.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or is neither of these.
+    """
+    if path != "-" and _begins_with_magic(path):
+        return _inspect_parquet(path, top)
+    with CaptureReader(path) as capture:
+        return _Capture(capture).facts(top)
+
+
+def _begins_with_magic(path: str) -> bool:
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return file.seekable() and file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+# Parquet
+
+
+def _inspect_parquet(path: str, top: int) -> Facts:
+    try:
+        with pq.ParquetFile(path) as file:
+            return _parquet_facts(file, path, top)
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _parquet_facts(file: pq.ParquetFile, path: str, top: int) -> Facts:
+    footer = file.metadata
+    columns = file.schema_arrow.names
+    kind = (
+        "histogram"
+        if columns == HISTOGRAM_SCHEMA.names
+        else "session"
+        if columns == SESSION_SCHEMA.names
+        else "parquet"
+    )
+    metadata = {
+        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for key, value in (footer.metadata or {}).items()
+        if key.startswith(_METADATA_PREFIX)
+    }
+    facts: Facts = {
+        "file": path,
+        "kind": kind,
+        "bytes": Path(path).stat().st_size,
+        "rows": footer.num_rows,
+        "row_groups": footer.num_row_groups,
+        "compression": footer.row_group(0).column(0).compression if footer.num_row_groups else None,
+        "created_by": footer.created_by,
+        "interval": _interval(metadata, Path(path).name),
+        "metadata": metadata,
+    }
+    if kind == "histogram":
+        return facts | _histogram_facts(file, top)
+    if kind == "session":
+        return facts | _session_facts(file, top)
+    return facts | {"columns": columns}
+
+
+def _interval(metadata: dict[str, str], name: str) -> list[str] | None:
+    """Return start and stop: from the metadata, else (files of the Go daemon) from the name."""
+    if "edm.interval.start" in metadata and "edm.interval.stop" in metadata:
+        return [metadata["edm.interval.start"], metadata["edm.interval.stop"]]
+    for prefix in (HISTOGRAM_PREFIX, SESSION_PREFIX):
+        start, _, stop = name.removeprefix(prefix).removesuffix(SUFFIX).partition("_")
+        if name.startswith(prefix) and name.endswith(SUFFIX) and stop:
+            return [start, stop]
+    return None
+
+
+def _name(labels: list[str | None]) -> str:
+    known = [label for label in labels[:-1] if label is not None]
+    known += split_name(labels[-1]) if labels[-1] else []
+    return ".".join(reversed(known)) + "."
+
+
+def _top_rows(table: pa.Table, by: str, top: int) -> list[dict[str, Any]]:
+    order = pc.select_k_unstable(table, k=min(top, table.num_rows), sort_keys=[(by, "descending")])
+    rows: list[dict[str, Any]] = table.take(order).to_pylist()
+    return [{"name": _name([row.pop(label) for label in LABEL_COLUMNS]), **row} for row in rows]
+
+
+def _histogram_facts(file: pq.ParquetFile, top: int) -> Facts:
+    table = file.read([*LABEL_COLUMNS, *COUNTER_COLUMNS, "v4client_count", "v6client_count"])
+    responses = table[_QUERIES[0]]
+    for name in _QUERIES[1:]:
+        responses = pc.add(responses, table[name])
+    sums = {name: pc.sum(table[name]).as_py() or 0 for name in COUNTER_COLUMNS}
+    shown = table.select([*LABEL_COLUMNS, "nx_count", "v4client_count", "v6client_count"])
+    shown = shown.add_column(len(LABEL_COLUMNS), "responses", responses)
+    return {
+        "responses": pc.sum(responses).as_py() or 0,
+        "sums": sums,
+        "top": _top_rows(shown, "responses", top),
+    }
+
+
+def _session_facts(file: pq.ParquetFile, top: int) -> Facts:
+    labels = file.read([*LABEL_COLUMNS])
+    folded = pa.table({name: pc.ascii_lower(labels[name]) for name in LABEL_COLUMNS})
+    counted = folded.group_by([*LABEL_COLUMNS]).aggregate([([], "count_all")])
+    counted = counted.rename_columns([*counted.column_names[:-1], "rows"])
+    return {"names": counted.num_rows, "top": _top_rows(counted, "rows", top)}
+
+
+# Captures
+
+
+class _Capture:
+    """Decodes a capture as far as its own content tells what becomes of a frame, and counts."""
+
+    def __init__(self, capture: CaptureReader) -> None:
+        self._capture = capture
+        self._intake = Intake(4, _BLOCK_BYTES, linger=0.0)
+        self._columns = Columns()
+        self._problem = ""
+        self._bytes = self._frames = self._oversized = 0
+        self._types: Counter[int] = Counter()
+        self._fates: Counter[int] = Counter()
+        self._rcodes: Counter[int] = Counter()
+        self._names: dict[int, list[Any]] = {}
+        self._times: list[int] = []
+
+    def facts(self, top: int) -> Facts:
+        reader = threading.Thread(target=self._read, name="edm-inspect-reader", daemon=True)
+        reader.start()
+        while (block := self._intake.get()) is not None:
+            for first in range(0, block.frames, BATCH_ROWS):
+                self._count(block, first, min(BATCH_ROWS, block.frames - first))
+            self._frames += block.frames
+            self._oversized += block.oversized
+            self._bytes += int(block.length[: block.frames].sum())
+            self._intake.release(block)
+        reader.join()
+        facts = self._facts(top)
+        return facts | {"problem": self._problem} if self._problem else facts
+
+    def _read(self) -> None:
+        frames = FrameReader(self._intake, _MAX_FRAME, until_stop=False)
+        try:
+            while frames.pump_block(self._capture.readinto) > 0:
+                pass
+            self._capture.check_end(frames.unconsumed)
+        except InputError as error:
+            self._problem = str(error)
+        except EdmError as error:
+            self._problem = f"{self._capture.name}: {error}"
+        finally:
+            self._intake.close()
+
+    def _count(self, block: Block, first: int, n: int) -> None:
+        buf, u32, u64, fate = block.buf, self._columns.u32, self._columns.u64, self._columns.fate
+        u32[FRAME_OFF, :n] = block.off[first : first + n]
+        u32[FRAME_LEN, :n] = block.length[first : first + n]
+        decode_frames(buf, u32, u64, fate, n)
+        _add(self._types, u32[MESSAGE_TYPE, :n][(fate[:n] == QUERY) | (fate[:n] == PENDING)])
+        walk_messages(buf, block.capacity, u32, fate, n)
+        _add(self._fates, fate[:n])
+        hash_names(buf, u32, u64, fate, n, HASH_KEY)
+        rows = np.flatnonzero(fate[:n] == PENDING)
+        if not len(rows):
+            return
+        _add(self._rcodes, u32[RCODE, rows])
+        self._add_times(u64[RESPONSE_TIME_SEC, rows])
+        hashes, where, counts = np.unique(u64[QNAME_HASH, rows], return_index=True, return_counts=True)
+        for key, row, count in zip(hashes.tolist(), rows[where].tolist(), counts.tolist(), strict=True):
+            seen = self._names.get(key)
+            if seen is None:
+                start = int(u32[QNAME_OFF, row])
+                wire = bytes(buf[start : start + int(u32[QNAME_LEN, row])])
+                self._names[key] = [count, wire]
+            else:
+                seen[0] += count
+
+    def _add_times(self, seconds: np.ndarray[Any, np.dtype[np.uint64]]) -> None:
+        # Absent times are 0; what no calendar here can show is no time either.
+        known = seconds[(seconds > 0) & (seconds < 253_402_300_800)]
+        if len(known):
+            self._times = [min([int(known.min()), *self._times]), max([int(known.max()), *self._times])]
+
+    def _facts(self, top: int) -> Facts:
+        fates = {
+            FATE_NAMES[number]: count for number, count in sorted(self._fates.items()) if number != PENDING
+        }
+        most = sorted(self._names.values(), key=lambda entry: (-entry[0], entry[1]))[:top]
+        return {
+            "file": self._capture.name,
+            "kind": "capture",
+            "bytes": self._capture.size,
+            "frames": self._frames,
+            "frame_bytes": self._bytes,
+            "frames_oversized": self._oversized,
+            "types": {_type_name(number): count for number, count in self._types.most_common()},
+            "fates": fates | {"response": self._fates[PENDING]},
+            "rcodes": {
+                _RCODES.get(code, f"RCODE{code}"): count for code, count in self._rcodes.most_common()
+            },
+            "response_times": [_time(second) for second in self._times] or None,
+            "names": len(self._names),
+            "top": [{"name": wire_to_text(wire).lower(), "responses": count} for count, wire in most],
+        }
+
+
+def _add(counter: Counter[int], values: np.ndarray[Any, np.dtype[Any]]) -> None:
+    numbers, counts = np.unique(values, return_counts=True)
+    for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+        counter[number] += count
+
+
+def _type_name(number: int) -> str:
+    return _MESSAGE_TYPES[number - 1] if 0 < number <= len(_MESSAGE_TYPES) else f"type {number}"
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+__all__ = ["inspect"]

@@ -1,0 +1,166 @@
+"""Minimising capture files: the daemon's engine, fed from files instead of sockets."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edm.captures.reading import CaptureReader
+from edm.config import Config
+from edm.engine import Engine
+from edm.errors import EdmError, InputError, OutputError
+from edm.files.publish import FILE_MODE
+from edm.input.reader import FrameReader
+from edm.observe.ledger import FATE_NAMES
+from edm.observe.metrics import Metrics
+from edm.stages.new_qname.events import EventBlock
+
+EVENTS_FILE = "new_qname.jsonl"
+
+Progress = Callable[[str, int, int | None], None]
+"""Told the file's name, the bytes of it read so far, and its size if known."""
+
+
+@dataclasses.dataclass
+class Summary:
+    """What a run over files did.
+
+    Attributes
+    ----------
+    frames : by fate (see the ledger), and ``frames_received``.
+    files : output files written, in the order of writing.
+    problems : a line for each input file that was damaged or cut off; what was whole of it was minimised.
+    """
+
+    frames: dict[str, int]
+    new_names: int
+    histogram_rows: int
+    session_rows: int
+    seconds: float
+    input_bytes: int
+    files: list[Path]
+    problems: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary for JSON."""
+        return dataclasses.asdict(self) | {"files": [str(path) for path in self.files]}
+
+    def as_text(self) -> str:
+        """Return the summary for reading."""
+        received = self.frames["frames_received"]
+        rate = f"{received / self.seconds:,.0f} frames/s" if self.seconds > 0 else ""
+        lines = [f"{received:>14,}  frames in {self.seconds:.2f} s ({rate})"]
+        for name in ("frames_oversized", *FATE_NAMES):
+            if count := self.frames.get(name, 0):
+                lines.append(f"{count:>14,}    {name.replace('_', ' ')}")
+        lines += [
+            f"{self.histogram_rows:>14,}  histogram rows",
+            f"{self.session_rows:>14,}  session rows",
+            f"{self.new_names:>14,}  new names",
+        ]
+        return "\n".join([*lines, *(f"wrote {path}" for path in self.files)])
+
+
+class _EventFile:
+    """Writes the payloads of new_qname events, one a line. The workers write themselves: none is discarded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        self._error: OSError | None = None
+        self._lock = threading.Lock()
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+            self._file = os.fdopen(descriptor, "ab")
+        except OSError as error:
+            raise OutputError(f"{path}: {error.strerror}") from error
+
+    def put(self, block: EventBlock) -> tuple[int, int]:
+        lines = b"".join(payload + b"\n" for payload in block)
+        with self._lock:
+            self.count += len(block)
+            if self._error is None:
+                try:
+                    self._file.write(lines)
+                    self._file.flush()
+                except OSError as error:
+                    self._error = error
+        block.save_names()
+        return len(block), 0
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self._error = self._error or error
+        if self._error is not None:
+            raise OutputError(f"{self.path}: {self._error.strerror}")
+        if not self.path.stat().st_size:
+            self.path.unlink()
+
+
+def minimise(
+    config: Config, files: Sequence[str], progress: Progress, metrics: Metrics | None = None
+) -> Summary:
+    """Minimise ``files``, one after the other and in order, as one interval.
+
+    ``metrics`` takes the counters; without it they are kept apart and thrown away.
+
+    Raises
+    ------
+    EdmError
+        Nothing could be started, or an output could not be written. A damaged input file is no exception
+        but a line in ``Summary.problems``.
+    """
+    began = time.monotonic()
+    metrics = metrics or Metrics()
+    readers = [CaptureReader(name) for name in files]  # all must be there before anything is written
+    try:
+        engine = Engine(config, metrics, events=True)
+        written: list[Path] = []
+        engine.session_writer.on_written = engine.histogram_writer.on_written = written.append
+        events = _EventFile(engine.data.root / EVENTS_FILE)
+        engine.event_sink = events.put
+        engine.start()
+        problems: list[str] = []
+        try:
+            for reader in readers:
+                problems += _read(engine, reader, progress)
+        finally:
+            balance = engine.stop()
+            events.close()
+    finally:
+        for reader in readers:
+            reader.close()
+    if events.count:
+        written.append(events.path)
+    if engine.histogram_writer.pending or engine.session_writer.pending:
+        raise OutputError(f"data-dir: {engine.data.root}: results could not be written")
+    return Summary(
+        frames=balance,
+        new_names=events.count,
+        histogram_rows=engine.histogram_writer.rows_written,
+        session_rows=engine.session_writer.rows_written,
+        seconds=time.monotonic() - began,
+        input_bytes=engine.intake.bytes_total,
+        files=written,
+        problems=problems,
+    )
+
+
+def _read(engine: Engine, capture: CaptureReader, progress: Progress) -> list[str]:
+    frames = FrameReader(engine.intake, engine.config.max_frame_size, until_stop=False)
+    try:
+        while frames.pump_block(capture.readinto) > 0:
+            progress(capture.name, capture.compressed_position, capture.size)
+        capture.check_end(frames.unconsumed)
+    except InputError as error:
+        return [str(error)]
+    except EdmError as error:
+        return [f"{capture.name}: {error}"]
+    return []

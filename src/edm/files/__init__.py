@@ -1,0 +1,1 @@
+"""Reading and publishing files safely, whatever they hold."""

@@ -1,0 +1,290 @@
+"""The one decorator for kernels, and where their compiled form is kept.
+
+A kernel is a Numba ``nogil`` function over arrays: no Python objects, no allocation, it writes into arrays
+it is given. Importing this module before ``numba`` decides where compiled kernels are cached, so every
+module that defines kernels imports its decorator from here and never touches ``numba`` itself.
+
+Three modes, chosen by the environment before the first import: JIT (the default), ``NUMBA_BOUNDSCHECK=1``
+(every index is checked; for tests), ``NUMBA_DISABLE_JIT=1`` (kernels run as plain Python; for tests).
+
+Traps that the kernels of this package avoid:
+
+- A NumPy ``uint8`` scalar stays 8 bits wide without JIT (``0xC0 << 8 == 0``) but widens under JIT. Bytes are
+  therefore read through :func:`u8`, :func:`be16`, :func:`be32` only.
+- ``int64`` mixed with ``uint64`` becomes ``float64``. Hash arithmetic stays in ``uint64`` throughout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+# Numba keeps kernels compiled with and without the bounds check under the same key: whichever came first would
+# serve both, and a test with the check would check nothing. So each mode has a cache folder of its own.
+_MODE = "-boundscheck" if os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0") else ""
+
+
+_DECORATED = re.compile(rb"^@(?:kernel|allocating_kernel|inlined|force_inlined)\b", re.MULTILINE)
+_IMPORTED = re.compile(rb"^(?:from|import) (edm[\w.]*)(?: import (\w+))?", re.MULTILINE)
+
+
+class _Sources(NamedTuple):
+    """What the cache and its mark are named after.
+
+    Attributes
+    ----------
+    kernels : list of Path
+        The modules that define kernels and all modules of the package that these import. A kernel compiled into its
+        caller is not recompiled by Numba when only the callee's module changed, so the cache folder is named after
+        the text of everything that can be compiled into a kernel.
+    kernels_digest, package_digest : str
+        Of these, and of all modules.
+    """
+
+    kernels: list[Path]
+    kernels_digest: str
+    package_digest: str
+
+
+def _read_sources() -> _Sources:
+    texts = {path: path.read_bytes() for path in sorted(_PACKAGE.rglob("*.py"))}
+    found = {path for path, text in texts.items() if _DECORATED.search(text)} | {
+        _PACKAGE / "kernel" / "jit.py"
+    }
+    queue = list(found)
+    while queue:
+        for module, name in _IMPORTED.findall(texts[queue.pop()]):
+            stem = _PACKAGE.joinpath(*module.decode().split(".")[1:])
+            for path in (stem.with_suffix(".py"), stem / "__init__.py", stem / f"{name.decode()}.py"):
+                if path in texts and path not in found:
+                    found.add(path)
+                    queue.append(path)
+    kernels = sorted(found)
+    return _Sources(kernels, _digest({path: texts[path] for path in kernels}), _digest(texts))
+
+
+def _digest(texts: Mapping[Path, bytes]) -> str:
+    digest = hashlib.sha256()
+    for path, text in texts.items():
+        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
+        digest.update(text)
+    return digest.hexdigest()[:16]
+
+
+_sources = functools.cache(_read_sources)
+
+
+def _private(folder: Path) -> bool:
+    # Cached kernels are loaded by unpickling: a folder that others may write to would let them run code here.
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stat = folder.stat()
+    except OSError:
+        return False
+    return stat.st_uid == os.geteuid() and not stat.st_mode & 0o022 and os.access(folder, os.W_OK)
+
+
+def _choose_cache() -> Path:
+    base = os.environ.get("EDM_KERNEL_CACHE") or os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    candidates = [Path(base)] if base else []
+    if cache_home := os.environ.get("XDG_CACHE_HOME"):
+        candidates.append(Path(cache_home) / "edm")
+    with contextlib.suppress(RuntimeError):  # no home directory for this user
+        candidates.append(Path.home() / ".cache" / "edm")
+    for candidate in candidates:
+        folder = candidate / f"kernels-{_sources().kernels_digest}{_MODE}"
+        if _private(folder):
+            return folder
+    # Nothing may be written: compile anew in each process rather than not run at all.
+    return Path(tempfile.mkdtemp(prefix="edm-kernels-"))
+
+
+if "NUMBA_CACHE_DIR" not in os.environ:
+    os.environ["NUMBA_CACHE_DIR"] = str(_choose_cache())
+elif _MODE and not os.environ["NUMBA_CACHE_DIR"].endswith(_MODE):
+    os.environ["NUMBA_CACHE_DIR"] += "/" + _MODE
+
+import numba  # noqa: E402
+import numpy as np  # noqa: E402
+
+JIT_DISABLED = bool(getattr(numba.config, "DISABLE_JIT", False))
+
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+
+def _compiled(function: F, **options: Any) -> F:
+    njit: Any = numba.njit  # its stubs know neither all options nor that the function's type stays
+    compiled: F = njit(**(_OPTIONS | options))(function)
+    return compiled
+
+
+def kernel(function: F) -> F:
+    """Compile ``function`` as a kernel: cached on disk, GIL released, division by zero not checked.
+
+    It makes no array, not even a view, and so needs no reference counts. Numba would count references of array
+    arguments wherever a helper takes one; where it cannot prove them superfluous, each costs an atomic operation
+    per row, on a counter that all workers share.
+    """
+    return _compiled(function, _nrt=False)
+
+
+def allocating_kernel(function: F) -> F:
+    """Compile a kernel that makes arrays of its own; for what happens rarely."""
+    return _compiled(function)
+
+
+def inlined(function: F) -> F:
+    """Compile a small helper that kernels call; LLVM inlines it into them. As :func:`kernel`, it makes no array."""
+    return _compiled(function, _nrt=False)
+
+
+def force_inlined(function: F) -> F:
+    """Compile a helper into every kernel that calls it, however large it is; Python cannot call it.
+
+    LLVM leaves a larger helper as a call, which hands over each array as seven words on the stack.
+    """
+    return _compiled(
+        function,
+        cache=False,
+        _nrt=False,
+        forceinline=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+    )
+
+
+def cache_folder() -> Path:
+    """Return the folder that holds the compiled kernels of this version of the package."""
+    return Path(os.environ["NUMBA_CACHE_DIR"])
+
+
+def _warm_mark() -> Path:
+    # Named after the whole package: what calls the kernels decides for which types they are compiled. And after
+    # where and when the sources of the kernels were installed, because Numba looks at that.
+    digest = hashlib.sha256(_sources().package_digest.encode())
+    for path in _sources().kernels:
+        digest.update(f"{path}\0{path.stat().st_mtime_ns}\0".encode())
+    return cache_folder() / f"warm-{digest.hexdigest()[:16]}"
+
+
+def cache_is_cold() -> bool:
+    """Tell whether the kernels of this version have yet to be compiled on this machine."""
+    return not JIT_DISABLED and not _warm_mark().exists()
+
+
+def mark_cache_warm() -> None:
+    """Note that all kernels are in the cache."""
+    with contextlib.suppress(OSError):
+        _warm_mark().touch()
+
+
+@force_inlined
+def le64(buf: Any, i: Any) -> Any:
+    """Return the little-endian 64-bit number at ``i`` (uint64) as uint64. The caller has checked ``i + 8``."""
+    return (
+        np.uint64(buf[i])
+        | (np.uint64(buf[i + np.uint64(1)]) << np.uint64(8))
+        | (np.uint64(buf[i + np.uint64(2)]) << np.uint64(16))
+        | (np.uint64(buf[i + np.uint64(3)]) << np.uint64(24))
+        | (np.uint64(buf[i + np.uint64(4)]) << np.uint64(32))
+        | (np.uint64(buf[i + np.uint64(5)]) << np.uint64(40))
+        | (np.uint64(buf[i + np.uint64(6)]) << np.uint64(48))
+        | (np.uint64(buf[i + np.uint64(7)]) << np.uint64(56))
+    )
+
+
+@force_inlined
+def put_le64(out: Any, i: Any, word: Any) -> Any:
+    """Write ``word`` (uint64) to the eight bytes at ``i`` (uint64). The caller has checked ``i + 8``."""
+    out[i] = word & np.uint64(0xFF)
+    out[i + np.uint64(1)] = (word >> np.uint64(8)) & np.uint64(0xFF)
+    out[i + np.uint64(2)] = (word >> np.uint64(16)) & np.uint64(0xFF)
+    out[i + np.uint64(3)] = (word >> np.uint64(24)) & np.uint64(0xFF)
+    out[i + np.uint64(4)] = (word >> np.uint64(32)) & np.uint64(0xFF)
+    out[i + np.uint64(5)] = (word >> np.uint64(40)) & np.uint64(0xFF)
+    out[i + np.uint64(6)] = (word >> np.uint64(48)) & np.uint64(0xFF)
+    out[i + np.uint64(7)] = word >> np.uint64(56)
+
+
+def _prefetch_code() -> Any:
+    from llvmlite import ir
+    from numba import types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+    from numba.np import arrayobj
+
+    pointer_to_data: Any = arrayobj.make_array
+    declare: Any = cgutils.get_or_insert_function
+
+    @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+    def prefetch(_context: Any, array: Any, _index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            first = pointer_to_data(signature.args[0])(context, builder, arguments[0]).data
+            address = builder.bitcast(builder.gep(first, [arguments[1]]), ir.IntType(8).as_pointer())
+            number = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
+            function = declare(builder.module, kind, "llvm.prefetch.p0i8")
+            # For reading, into all levels of the cache, as data.
+            builder.call(function, [address, number(0), number(3), number(1)])
+            return context.get_dummy_value()
+
+        return types.void(array, types.uint64), generate
+
+    return prefetch
+
+
+def _no_prefetch(array: Any, i: Any) -> None:
+    """Stand for :data:`prefetch` where kernels are plain Python."""
+
+
+prefetch: Any = _no_prefetch if JIT_DISABLED else _prefetch_code()
+"""``prefetch(array, i)`` begins to fetch the cache line of element ``i`` (uint64) of a one-dimensional array; nothing
+waits for it, and it is no error if there is no such element."""
+
+
+@inlined
+def u8(buf: Any, i: Any) -> Any:
+    """Return byte ``i`` of ``buf`` widened to int64. The caller has checked ``i``."""
+    return np.int64(buf[np.uint64(i)])  # an unsigned index spares Numba's check for negative ones
+
+
+@inlined
+def be16(buf: Any, i: Any) -> Any:
+    """Return the big-endian 16-bit number at ``i`` as int64. The caller has checked ``i + 2``."""
+    return (u8(buf, i) << 8) | u8(buf, i + 1)
+
+
+@inlined
+def be32(buf: Any, i: Any) -> Any:
+    """Return the big-endian 32-bit number at ``i`` as int64. The caller has checked ``i + 4``."""
+    return (u8(buf, i) << 24) | (u8(buf, i + 1) << 16) | (u8(buf, i + 2) << 8) | u8(buf, i + 3)
+
+
+__all__ = [
+    "JIT_DISABLED",
+    "allocating_kernel",
+    "be16",
+    "be32",
+    "cache_folder",
+    "cache_is_cold",
+    "force_inlined",
+    "inlined",
+    "kernel",
+    "le64",
+    "mark_cache_warm",
+    "prefetch",
+    "put_le64",
+    "u8",
+]

@@ -1,0 +1,110 @@
+"""The outcome of a reload, part by part, and the file in which the daemon leaves it for who asked for the reload."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from edm.errors import StoreError
+from edm.files.reading import UnreadableError, read_whole
+
+FILE_NAME = "reload.json"
+_FILE_MAX = 1 << 20
+
+Result: TypeAlias = Literal["reloaded", "unchanged", "waiting", "failed"]
+
+
+class PartOutcome(NamedTuple):
+    """What became of one part; ``reasons`` holds a line for each thing that is wrong, or why it waits."""
+
+    result: Result
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReloadOutcome:
+    """What became of a reload.
+
+    Attributes
+    ----------
+    serial : int
+        Number of the reload since the start of the process; 0 stands for the start itself.
+    pid : int
+        The process.
+    began_us : int
+        When it began, before anything was read: microseconds of the system's monotonic clock.
+    finished : float
+        When it was done, seconds since 1970.
+    parts : mapping
+        In the order in which they were tried. A part that was not tried is missing.
+    restart : tuple of str
+        Changed settings that have no effect before a restart.
+    """
+
+    serial: int
+    pid: int
+    began_us: int
+    finished: float
+    parts: Mapping[str, PartOutcome] = field(default_factory=dict)
+    restart: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The parts that keep their old state."""
+        return tuple(name for name, part in self.parts.items() if part.result == "failed")
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The parts that will be taken up a little later."""
+        return tuple(name for name, part in self.parts.items() if part.result == "waiting")
+
+    def write(self, folder: Path) -> None:
+        """Write it into ``folder``, whole or not at all.
+
+        Raises
+        ------
+        OSError
+            It cannot be written.
+        """
+        part = folder / f".{FILE_NAME}.tmp"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            # Not into the file: that does without the encoder in C.
+            file.write(json.dumps({**vars(self), "parts": self._plain_parts()}) + "\n")
+        part.replace(folder / FILE_NAME)
+
+    def _plain_parts(self) -> dict[str, dict[str, object]]:
+        return {name: part._asdict() for name, part in self.parts.items()}
+
+    @classmethod
+    def read(cls, folder: Path) -> ReloadOutcome:
+        """Read it from ``folder``.
+
+        Raises
+        ------
+        StoreError
+            There is none, or it cannot be read.
+        """
+        path = folder / FILE_NAME
+        try:
+            return cls._parse(json.loads(read_whole(path, _FILE_MAX)))
+        except UnreadableError as error:
+            raise StoreError(f"{path}: {error}") from None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise StoreError(f"{path}: does not hold the outcome of a reload") from None
+
+    @classmethod
+    def _parse(cls, found: dict[str, Any]) -> ReloadOutcome:
+        parts = {
+            str(name): PartOutcome(part["result"], tuple(map(str, part["reasons"])))
+            for name, part in found["parts"].items()
+        }
+        numbers = int(found["serial"]), int(found["pid"]), int(found["began_us"])
+        return cls(*numbers, float(found["finished"]), parts, tuple(map(str, found["restart"])))
+
+
+__all__ = ["FILE_NAME", "PartOutcome", "ReloadOutcome", "Result"]

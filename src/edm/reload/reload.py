@@ -1,0 +1,330 @@
+"""Reload on SIGHUP: build everything first, publish once; what cannot be loaded keeps its old state.
+
+Key and domain lists cost more to make anew than all else, a key 0.1 s of a core. If they are changed again and again
+within seconds, they are made at a pace of their own (:mod:`edm.reload.pace`): they wait until that allows it, and
+what is there then is taken up, unless the operator wants every change at once. Reloads as such have their pace too:
+those asked for meanwhile become one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import structlog
+
+from edm.config import Config, diff
+from edm.engine import Engine
+from edm.errors import ConfigError, EdmError
+from edm.files.reading import Stamp, stamp
+from edm.observe.privacy import redact
+from edm.reload.background import at_low_priority
+from edm.reload.outcome import PartOutcome, ReloadOutcome
+from edm.reload.pace import Pace
+from edm.snapshot.parts import (
+    load_clients,
+    load_pseudonymiser,
+    make_table,
+    open_ignored_names,
+    open_well_known,
+)
+from edm.stages.domains.dawg.dawg import Dawg
+from edm.stages.domains.table.table import DomainTable
+from edm.stages.pseudonyms.cryptopan import Pseudonymiser
+
+CONFIG = "config"
+CLIENTS = "ignored_client_ips"
+IGNORED_NAMES = "ignored_question_names"
+CRYPTOPAN = "cryptopan"
+WELL_KNOWN = "well_known_domains"
+PARTS = (CONFIG, CLIENTS, IGNORED_NAMES, CRYPTOPAN, WELL_KNOWN)
+"""What every daemon reloads; the outputs that it has come to these."""
+
+KEY_SECONDS = 0.1
+"""What a new key takes of one core, in several threads: deriving it, and making the pseudonyms of the caches anew."""
+
+Work = Callable[[], object]
+_Key = tuple[str, str]
+
+
+class Reloader:
+    """Reloads the parts of an engine's snapshot.
+
+    Parameters
+    ----------
+    read_config : callable
+        Reads the configuration anew, with the same flags and environment as at start.
+    outputs : mapping
+        What else is to take over the new configuration, by name of the part; raises EdmError if it cannot.
+    clock : callable
+        Returns seconds that only grow; for the pace of what costs much.
+
+    Attributes
+    ----------
+    outcome : ReloadOutcome
+        Of the last reload; before the first one, that of the start.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        read_config: Callable[[], Config],
+        outputs: Mapping[str, Callable[[Config], None]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outputs = outputs or {}
+        self._engine = engine
+        self._read_config = read_config
+        self._metrics = engine.metrics
+        self._log = structlog.get_logger()
+        self._key = _key(engine.config)
+        self._stamps: dict[str, Stamp | None] = {}
+        self._paces = {part: Pace(clock=clock) for part in (IGNORED_NAMES, CRYPTOPAN, WELL_KNOWN)}
+        self._pace = Pace(clock=clock)
+        self._apart = 0.0  # seconds that parts with a pace of their own took in this reload
+        self._waiting: dict[str, Work] = {}
+        self._made: dict[str, object] = {}
+        self._parts: dict[str, PartOutcome] = {}
+        self._restart: tuple[str, ...] = ()
+        self.outcome = ReloadOutcome(0, os.getpid(), _monotonic_us(), time.time())
+        for part in (*PARTS, *self._outputs):
+            self._metrics.loaded(part)
+
+    def reload(self) -> bool:
+        """Reload; return whether every part could be loaded. Never raises.
+
+        The configuration comes first: if it is not valid, nothing else is touched. The pseudonymiser is made
+        anew only if its key or salt changed, a domain list only if its file did. The ignored lists take effect at once.
+        The well-known domains are loaded now and take effect at the next rotation. A part that was made several times
+        just now may have to wait, see :attr:`due`.
+        """
+        self._parts, self._restart = {}, ()
+        began = _monotonic_us()
+        cpu = time.thread_time()
+        self._apart = 0.0
+        self._guard(self._reload)
+        self.outcome = ReloadOutcome(
+            self.outcome.serial + 1, os.getpid(), began, time.time(), self._parts, self._restart
+        )
+        self._pace.worked(time.thread_time() - cpu - self._apart)
+        return not self.outcome.failed
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which to put off the next reload; 0 unless there were several just now."""
+        return 0.0 if self._engine.cell.current.config.reload_at_once else self._pace.wait()
+
+    @property
+    def due(self) -> float | None:
+        """Seconds until :meth:`take_up` has something to do; ``None`` if no part waits."""
+        return min((self._paces[part].wait() for part in self._waiting), default=None)
+
+    @property
+    def waiting(self) -> int:
+        """Number of parts that were changed and wait until they may be made."""
+        return len(self._waiting)
+
+    def take_up(self) -> None:
+        """Make the parts that have waited long enough, and take them into use. Never raises."""
+        self._parts = dict(self.outcome.parts)
+        self._guard(self._take_up)
+        self.outcome = dataclasses.replace(self.outcome, finished=time.time(), parts=self._parts)
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Do some work; a fault in it is logged and told in the outcome."""
+        try:
+            work()
+        except Exception as error:
+            self._log.exception("reload failed, keeping the old state")
+            self._stamps.clear()
+            self._fail(CONFIG, _fault(error))
+
+    def _take_up(self) -> None:
+        self._made = {}
+        for part, work in list(self._waiting.items()):
+            if not self._paces[part].wait():
+                with self._faults(part):
+                    self._make(part, work)
+        if self._made:
+            self._publish({})
+            self._log.info(
+                "took up what had to wait",
+                parts=list(self._made),
+                generation=self._engine.cell.current.generation,
+            )
+
+    def _reload(self) -> None:
+        try:
+            new = self._read_config()
+        except ConfigError as error:
+            for violation in error.violations:
+                self._log.error("reload failed, keeping the old configuration", reason=violation)
+            self._fail(CONFIG, *error.violations)
+            return
+        self._succeed(CONFIG)
+        for warning in new.warnings:
+            self._log.warning(warning)
+        self._restart = diff(self._engine.config, new).restart
+        if self._restart:
+            self._log.warning("changed settings require restart", settings=list(self._restart))
+        self._apply(new)
+
+    def _apply(self, new: Config) -> None:
+        self._made = {}
+        self._load(new, CLIENTS, lambda: partial(load_clients, new))
+        self._load(new, IGNORED_NAMES, lambda: self._changed_names(new))
+        self._load(new, CRYPTOPAN, lambda: self._changed_key(new))
+        for part, take_over in self._outputs.items():
+            with self._faults(part):
+                take_over(new)
+                self._succeed(part)
+        self._load(new, WELL_KNOWN, lambda: self._changed_well_known(new))
+        self._engine.seen.sync = new.pebble_sync
+        self._publish({"config": new, "sessions": not new.disable_session_files})
+        failed = any(part.result == "failed" for part in self._parts.values())
+        waiting = {"waiting": list(self._waiting)} if self._waiting else {}
+        self._log.info(
+            "reloaded in part" if failed else "reloaded",
+            generation=self._engine.cell.current.generation,
+            key_changed=CRYPTOPAN in self._made,
+            **waiting,
+        )
+
+    def _publish(self, parts: dict[str, object]) -> None:
+        fields = {CLIENTS: "clients", IGNORED_NAMES: "ignored_names"}
+        parts.update({fields[part]: made for part, made in self._made.items() if part in fields})
+        key = self._key
+        if CRYPTOPAN in self._made:
+            key, parts["pseudonymiser"] = self._made[CRYPTOPAN]  # type: ignore[misc]
+        if parts:
+            self._engine.publish(**parts)
+        self._key = key
+        if WELL_KNOWN in self._made:
+            self._engine.set_next_well_known(self._made[WELL_KNOWN])  # type: ignore[arg-type]
+
+    # What has changed: each returns how to make the part anew, or None
+
+    def _changed_key(self, new: Config) -> Work | None:
+        # Not by comparing with the configuration before: a key that could not be taken up then is taken up now.
+        key = _key(new)
+        if key == self._key:
+            self._waiting.pop(CRYPTOPAN, None)
+            return None
+
+        def derive() -> tuple[_Key, Pseudonymiser]:
+            # On up to four threads: not at the workers' expense.
+            return key, at_low_priority(lambda: load_pseudonymiser(new))
+
+        return derive
+
+    def _changed_names(self, new: Config) -> Work | None:
+        path = new.ignored_question_names_file
+        return self._changed_list(
+            IGNORED_NAMES, path, new, open_ignored_names, lambda: self._engine.cell.current.ignored_names
+        )
+
+    def _changed_well_known(self, new: Config) -> Work | None:
+        path = new.well_known_domains_file
+        return self._changed_list(
+            WELL_KNOWN, path, new, open_well_known, lambda: self._engine.latest_well_known
+        )
+
+    def _changed_list(
+        self,
+        part: str,
+        path: str,
+        new: Config,
+        read: Callable[[Config], Dawg | None],
+        loaded: Callable[[], DomainTable | None],
+    ) -> Work | None:
+        seen = stamp(path, new.list_file_bytes)
+        if seen is not None and seen == self._stamps.get(part):
+            self._waiting.pop(part, None)
+            return None
+
+        def make() -> object:
+            before = stamp(path, new.list_file_bytes)
+            self._stamps[part] = None
+            dawg = read(new)
+            table = loaded()
+            if (dawg.digest() if dawg else None) != (table.digest if table else None):
+                table = make_table(dawg)
+            if stamp(path, new.list_file_bytes) == before:
+                self._stamps[part] = before
+            return table
+
+        return make
+
+    # Making parts
+
+    def _load(self, new: Config, part: str, prepare: Callable[[], Work | None]) -> None:
+        with self._faults(part):
+            work = prepare()
+            if work is None:
+                # A list whose file is the same has been looked at; a key that is the same has not been derived.
+                if part != CRYPTOPAN:
+                    self._metrics.reloaded(part, ok=True)
+                self._parts[part] = PartOutcome("unchanged")
+                return
+            pace = self._paces.get(part)
+            wait = pace.wait() if pace and not new.reload_at_once else 0.0
+            if wait:
+                self._waiting[part] = work
+                reason = f"changed several times just now, taken up in {wait:.1f} seconds"
+                self._parts[part] = PartOutcome("waiting", (reason,))
+            else:
+                self._make(part, work)
+
+    def _make(self, part: str, work: Work) -> None:
+        self._waiting.pop(part, None)
+        began = time.thread_time()
+        try:
+            self._made[part] = work()
+        finally:
+            if pace := self._paces.get(part):
+                took = time.thread_time() - began
+                pace.worked(KEY_SECONDS if part == CRYPTOPAN else took)
+                self._apart += took
+        self._succeed(part)
+
+    @contextmanager
+    def _faults(self, part: str) -> Iterator[None]:
+        """Turn what goes wrong with a part into its outcome, so that the others can be loaded."""
+        try:
+            yield
+        except (EdmError, MemoryError) as error:
+            reason = str(error) if isinstance(error, EdmError) else "there is not enough memory for it"
+            self._log.error("reload failed, keeping the old state", part=part, reason=reason)
+            self._fail(part, reason)
+        except Exception as error:
+            self._log.exception("reload failed, keeping the old state", part=part)
+            self._fail(part, _fault(error))
+
+    def _succeed(self, part: str) -> None:
+        self._metrics.reloaded(part, ok=True)
+        self._parts[part] = PartOutcome("reloaded")
+
+    def _fail(self, part: str, *reasons: str) -> None:
+        # What was read of it need not be what is there the next time.
+        self._stamps[part] = None
+        self._metrics.reloaded(part, ok=False)
+        self._parts[part] = PartOutcome("failed", tuple(redact(reason) for reason in reasons))
+
+
+def _key(config: Config) -> _Key:
+    return config.cryptopan_key, config.cryptopan_key_salt
+
+
+def _monotonic_us() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+def _fault(error: Exception) -> str:
+    return f"a fault in the program, see the log ({type(error).__name__})"
+
+
+__all__ = ["CONFIG", "PARTS", "Reloader"]

@@ -1,0 +1,1 @@
+"""The DAWG file format: reading, walking, writing, and text lists."""

@@ -1,0 +1,58 @@
+"""Deciding in the order of arrival which names are new, whatever the order in which workers finish.
+
+Of several responses about a new name the first one to arrive makes the event. Workers handle blocks side by
+side, so each hands in what its block may hold of new names, and whoever completes the sequence of blocks
+decides for all that are due. Nobody waits for a block that is still being worked on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from edm.stages.new_qname.events import EventBlock
+from edm.stages.new_qname.seen.store import Candidates, SeenStore
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Candidates of one batch, and their events (``None`` where events are switched off)."""
+
+    candidates: Candidates
+    events: EventBlock | None
+
+
+class NewNames:
+    """Commits candidates block by block, and emits the events of those that are new.
+
+    Parameters
+    ----------
+    emit : callable
+        Gets the events of each batch that had any, and sees to it that their names are saved
+        (:meth:`EventBlock.save_names`); must not wait long.
+    """
+
+    def __init__(self, store: SeenStore, emit: Callable[[EventBlock], None]) -> None:
+        self.store = store
+        self._emit = emit
+        self._waiting: dict[int, Sequence[Found]] = {}
+        self._next = 1
+        self._lock = threading.Lock()
+
+    def settle(self, sequence: int, found: Sequence[Found]) -> None:
+        """Hand in what block number ``sequence`` (from 1, each exactly once) may hold of new names."""
+        with self._lock:
+            self._waiting[sequence] = found
+            while self._next in self._waiting:
+                due = self._waiting.pop(self._next)
+                self._next += 1
+                for batch in due:
+                    self._commit(batch)
+
+    def _commit(self, batch: Found) -> None:
+        is_new, unsaved = self.store.remember(batch.candidates)
+        if batch.events is not None and is_new.any():
+            self._emit(replace(batch.events.select(is_new != 0), unsaved=unsaved))
+        else:
+            unsaved.save(at_once=False)  # no worker waits for the disk here

@@ -1,0 +1,1 @@
+"""The store of seen names: in memory, on disk, over generations."""

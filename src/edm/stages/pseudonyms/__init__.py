@@ -1,0 +1,1 @@
+"""Pseudonyms of addresses: Crypto-PAn and its cache."""

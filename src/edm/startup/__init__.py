@@ -1,0 +1,1 @@
+"""Compiling or loading the kernels before the first frame."""

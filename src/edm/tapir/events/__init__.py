@@ -1,0 +1,1 @@
+"""Events on their way out: the queue on disk and what feeds it."""

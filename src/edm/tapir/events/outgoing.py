@@ -1,0 +1,188 @@
+"""Events out: from the queue that the workers fill to the broker, by way of the disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import structlog
+
+from edm.config import Config
+from edm.errors import KeyFileError
+from edm.observe.metrics import Metrics
+from edm.stages.new_qname.queue import EventQueue
+from edm.stages.new_qname.seen.unsaved import to_record
+from edm.tapir.events.backlog import Backlog
+from edm.tapir.events.chunks import CHUNK_BYTES, chunks_of
+from edm.tapir.events.go_queue import GoQueue
+from edm.tapir.events.metrics import EventsMetrics
+from edm.tapir.events.queue_file import FILE_NAME
+from edm.tapir.keys.certificates import ClientCertificate
+from edm.tapir.keys.jwk import SigningKey, load_signing_key
+from edm.tapir.keys.jws import JwsSigner
+from edm.tapir.mqtt.broker import Broker
+from edm.tapir.mqtt.mqtt import Connection
+from edm.tapir.mqtt.publisher import Publisher
+
+CHORES = 1.0
+"""Seconds between two looks at what is due from time to time."""
+
+GATHER = 0.2
+"""Seconds for which events come together before they are stored: a transaction, the signing threads and the connection
+cost the same for one event as for hundreds, and what they use the workers have to do without."""
+
+_BATCH_BYTES = 1024 * 1024
+"""Payload stored in one transaction. A larger batch is hardly faster, and a killed process forgets all of it."""
+_CERTIFICATE_CHORE = 60.0
+
+
+class EventsOut:
+    """Sends new_qname events to Core.
+
+    Payloads are stored unsigned and signed when they are sent, so a key that was replaced in between signs what
+    has waited. Each event is sent at least once: it leaves the disk when the broker is known to have it.
+
+    Parameters
+    ----------
+    config : Config
+    event_queue : EventQueue
+        What the workers fill. It must be closed before :meth:`stop`.
+    data_root : Path
+        The data directory; the queue is in ``mqtt`` below it.
+    metrics : Metrics
+    """
+
+    def __init__(self, config: Config, event_queue: EventQueue, data_root: Path, metrics: Metrics) -> None:
+        self._config = config
+        self._events = event_queue
+        self._folder = data_root / "mqtt"
+        self._metrics = metrics
+        self._log = structlog.get_logger()
+        self._started = False
+
+    def start(self) -> None:
+        """Load key and certificates, open the queue, start the threads. The broker need not be there.
+
+        Raises
+        ------
+        EdmError
+            The key, a certificate, the name of the broker or the queue file cannot be used.
+        """
+        config = self._config
+        key = load_signing_key("mqtt-signing-key-file", config.mqtt_signing_key_file)
+        topic = _topic(key)
+        self.certificate = ClientCertificate("mqtt", config)
+        broker = Broker.parse(config.mqtt_server)
+        if any(os.environ.get(name) for name in ("all_proxy", "ALL_PROXY")):
+            self._log.warning("all_proxy is set, but the connection to the MQTT broker does not use a proxy")
+        in_memory = config.disable_mqtt_filequeue
+        self.backlog = Backlog(None if in_memory else self._folder / FILE_NAME, config.mqtt_queue_bytes)
+        self._imports = None if in_memory else GoQueue(self._folder / "queue", self.backlog)
+        metrics = EventsMetrics(self._metrics)
+
+        def connect() -> Connection:
+            context = self.certificate.context if broker.tls else None
+            return Connection(broker, f"{key.kid}-edm", config.mqtt_keepalive, context)
+
+        self.publisher = Publisher(
+            self.backlog,
+            JwsSigner(key),
+            broker,
+            connect,
+            topic,
+            config.mqtt_qos,
+            config.sign_workers,
+            metrics,
+        )
+        self.backlog.on_put = self.publisher.wake
+        metrics.watch(self.backlog, lambda: self.publisher.connected)
+        self.certificate.add_metrics(self._metrics)
+        self._mover = threading.Thread(target=self._move, name="edm-mqtt-queue", daemon=True)
+        if self.backlog.loaded:
+            self._log.info("unsent new names of an earlier run found", events=self.backlog.loaded)
+        self._started = True
+        self._mover.start()
+        self.publisher.start()
+
+    def reload(self, config: Config) -> None:
+        """Read the client certificate anew, for the next connection.
+
+        Raises
+        ------
+        EdmError
+            It cannot be used; the old one stays.
+        """
+        self.certificate.reload(config)
+
+    def stop(self, grace: float) -> None:
+        """Store what the event queue still holds, finish what is on the wire, close the connection.
+
+        Without a disk queue, what waits is sent as far as ``grace`` seconds allow; the rest is lost and counted.
+        """
+        if not self._started:
+            return
+        end = time.monotonic() + grace
+        self._mover.join(grace)
+        if not self.publisher.stop(max(0.1, end - time.monotonic())):
+            self._log.warning("the MQTT connection did not end in time")
+        waiting = self.backlog.disk_events
+        lost = self.backlog.close()
+        if lost:
+            self._log.error("new names lost at shutdown, for want of a broker and a disk queue", events=lost)
+        self._log.info("sending new names stopped", sent=self.backlog.sent, waiting_on_disk=waiting)
+
+    def _move(self) -> None:
+        """Move events from the queue in memory to the backlog until the queue is closed and empty."""
+        size = max(4096, min(CHUNK_BYTES, self._config.mqtt_queue_bytes // 8))
+        batch = min(_BATCH_BYTES, self._config.mqtt_queue_bytes // 4)
+        chore_at = certificate_at = 0.0
+        while not self._events.finished:
+            now = time.monotonic()
+            if now >= chore_at:
+                chore_at = now + CHORES
+                self.backlog.maintain()
+            if now >= certificate_at:
+                certificate_at = now + _CERTIFICATE_CHORE
+                self.certificate.warn_if_expiring()
+            try:
+                importing = self._import()
+                self._move_some(0.0 if importing else CHORES, size, batch)
+            except Exception:  # a bug must not stop the sending for good
+                self._log.exception("new names could not be moved to the queue")
+                time.sleep(CHORES)
+
+    def _import(self) -> bool:
+        if self._imports is None or not self._imports.pending:
+            return False
+        return self._imports.take_over()
+
+    def _move_some(self, timeout: float, chunk_bytes: int, batch_bytes: int) -> None:
+        block = self._events.get(timeout)
+        if block is None:
+            return
+        self._events.gather(GATHER)
+        blocks, size = [block], len(block.payloads)
+        while size < batch_bytes and (block := self._events.get(0.0)) is not None:
+            blocks.append(block)
+            size += len(block.payloads)
+        chunks = list(chunks_of(blocks, most_bytes=chunk_bytes))
+        # Events first, then their names. A kill in between would have the names reported again, although
+        # their events are stored: so the same transaction takes a record of the names, for the next start.
+        chunks[0].names = to_record([block.unsaved for block in blocks if block.unsaved is not None])
+
+        def save_names() -> None:
+            for block in blocks:
+                block.save_names()
+
+        self.backlog.put(chunks, stored=save_names)
+
+
+def _topic(key: SigningKey) -> str:
+    if any(c in key.kid for c in "+#\0") or len(key.kid.encode()) > 60_000:
+        raise KeyFileError(f"mqtt-signing-key-file: {key.path}: its key ID cannot be part of an MQTT topic")
+    return f"events/up/{key.kid}/new_qname"
+
+
+__all__ = ["CHORES", "EventsOut"]

@@ -1,0 +1,176 @@
+"""The client certificates with which Core is spoken to: loading, reloading, and when they end."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import structlog
+from cryptography import x509
+
+from edm.config import Settings
+from edm.errors import KeyFileError
+from edm.files.pem import EncryptedKeyError, load_pair, read_pem
+from edm.observe.metrics import Metrics
+
+Service: TypeAlias = Literal["mqtt", "http"]
+"""Prefix of the settings that name the files."""
+
+WARN_SECONDS = 14 * 86400.0
+"""Remaining validity below which a certificate is warned about."""
+WARN_EVERY = 86400.0
+"""Seconds between two such warnings."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A usable certificate with its key, as one thing that is replaced as a whole."""
+
+    context: ssl.SSLContext
+    serial: int
+    not_after: float
+
+
+class ClientCertificate:
+    """The client certificate for one service, in a TLS 1.3 client context.
+
+    A reload makes a new context instead of changing the old one: connections take whichever is current when
+    they are opened, and no connection can see a certificate with the wrong key. Any thread may use it.
+
+    Parameters
+    ----------
+    service : {"mqtt", "http"}
+        Chooses the settings ``<service>-client-cert-file``, ``<service>-client-key-file`` and
+        ``<service>-ca-file``.
+    settings : Settings
+    alpn : sequence of str
+        Application protocols to offer (RFC 7301); none are offered if empty.
+
+    Raises
+    ------
+    KeyFileError
+        A file is missing or unreadable, is no PEM, or certificate and key do not belong together.
+    """
+
+    def __init__(self, service: Service, settings: Settings, *, alpn: Sequence[str] = ()) -> None:
+        self.service = service
+        self._alpn = list(alpn)
+        self._authorities = self._load_authorities(getattr(settings, f"{service}_ca_file"))
+        self._pair = self._load(settings)
+        self._lock = threading.Lock()
+        self._warned: float | None = None
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """Return the context for a new connection."""
+        return self._pair.context
+
+    @property
+    def serial(self) -> int:
+        """Return the serial number of the certificate in use."""
+        return self._pair.serial
+
+    @property
+    def not_after(self) -> float:
+        """Return when the certificate expires, in seconds since 1970."""
+        return self._pair.not_after
+
+    def seconds_left(self, now: float | None = None) -> float:
+        """Return how long the certificate is still valid; negative if it has expired."""
+        return self._pair.not_after - (time.time() if now is None else now)
+
+    def reload(self, settings: Settings) -> None:
+        """Read certificate and key anew, from where ``settings`` says, for the next connections.
+
+        The authorities are not read anew.
+
+        Raises
+        ------
+        KeyFileError
+            The new pair cannot be used; the old one stays.
+        """
+        self._pair = self._load(settings)
+        with self._lock:
+            self._warned = None
+
+    def add_metrics(self, metrics: Metrics) -> None:
+        """Add the gauge ``edm_<service>_certificate_seconds_left``."""
+        metrics.callback(
+            f"edm_{self.service}_certificate_seconds_left",
+            f"Time until the {self.service.upper()} client certificate expires; negative if it has",
+            self.seconds_left,
+        )
+
+    def warn_if_expiring(self, now: float | None = None) -> bool:
+        """Log a warning if the certificate has expired or soon will, at most once a day.
+
+        To be called now and then (every minute, say). Returns whether it warned.
+        """
+        now = time.time() if now is None else now
+        left = self.seconds_left(now)
+        if left > WARN_SECONDS:
+            return False
+        with self._lock:
+            if self._warned is not None and 0 <= now - self._warned < WARN_EVERY:
+                return False
+            self._warned = now
+        text = "client certificate has expired" if left <= 0 else "client certificate expires soon"
+        structlog.get_logger().warning(
+            text,
+            service=self.service,
+            days_left=round(left / 86400, 1),
+            not_after=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._pair.not_after)),
+            serial_number=f"{self._pair.serial:x}",
+        )
+        return True
+
+    def _load_authorities(self, path: str) -> str | None:
+        setting = f"{self.service}-ca-file"
+        if not path:
+            return None
+        text = read_pem(setting, path).decode("ascii", "replace")
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+        except (ssl.SSLError, ValueError):
+            raise KeyFileError(f"{setting}: {path}: holds no usable certificate in PEM") from None
+        return text
+
+    def _load(self, settings: Settings) -> _Pair:
+        cert_setting, key_setting = f"{self.service}-client-cert-file", f"{self.service}-client-key-file"
+        cert_file: str = getattr(settings, f"{self.service}_client_cert_file")
+        key_file: str = getattr(settings, f"{self.service}_client_key_file")
+        chain, key = read_pem(cert_setting, cert_file), read_pem(key_setting, key_file)
+        certificate = _leaf(cert_setting, cert_file, chain)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if self._alpn:
+            context.set_alpn_protocols(self._alpn)
+        if self._authorities is None:
+            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        else:
+            context.load_verify_locations(cadata=self._authorities)
+        try:
+            load_pair(context, (cert_file, chain), (key_file, key))
+        except EncryptedKeyError:
+            raise KeyFileError(f"{key_setting}: {key_file}: the key is encrypted") from None
+        except ssl.SSLError as error:
+            if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+                reason = f"does not belong to the certificate in {cert_file}"
+            else:
+                reason = "holds no usable private key in PEM"
+            raise KeyFileError(f"{key_setting}: {key_file}: {reason}") from None
+        return _Pair(context, certificate.serial_number, certificate.not_valid_after_utc.timestamp())
+
+
+def _leaf(setting: str, path: str, chain: bytes) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificates(chain)[0]
+    except ValueError:
+        raise KeyFileError(f"{setting}: {path}: holds no usable certificate in PEM") from None
+
+
+__all__ = ["WARN_EVERY", "WARN_SECONDS", "ClientCertificate", "Service"]

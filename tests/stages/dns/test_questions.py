@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from edm.kernel.columns import QUESTION_IGNORED
+from edm.kernel.jit import JIT_DISABLED
+from edm.stages.dns.questions import collect_questions
+from edm.stages.dns.walk import walk_messages
+from edm.stages.names import wire_to_text
+from oracles import dns_generator as made
+from oracles import dns_message
+from oracles.dns_generator import QUESTION, header
+
+VECTORS = Path(__file__).parent.parent.parent / "vectors" / "dns_unpack.json.gz"
+
+
+@pytest.fixture(scope="module")
+def collect(batch):
+    def run(messages, room, settled=()):
+        """Return (row, name) of each entry, gathered in as many calls as it takes."""
+        buf, scratch, columns = batch(messages)
+        n = len(messages)
+        walk_messages(buf, scratch, columns.u32, columns.fate, n)
+        for row in settled:
+            columns.fate[row] = QUESTION_IGNORED
+        names = np.zeros((room, 255), np.uint8)
+        lengths = np.zeros(room, np.uint32)
+        rows = np.zeros(room, np.uint32)
+        row, question = 0, 1
+        found = []
+        while row < n:
+            count, row, question = collect_questions(
+                buf, columns.u32, columns.fate, n, row, question, names, lengths, rows
+            )
+            assert count == room or row == n
+            found += [(int(rows[k]), names[k, : lengths[k]].tobytes()) for k in range(count)]
+        return found
+
+    return run
+
+
+def expected(messages, settled=()):
+    found = []
+    for row, message in enumerate(messages):
+        try:
+            questions = dns_message.unpack(message).questions[1:]
+        except dns_message.RejectedError:
+            continue
+        if row not in settled:
+            found += [(row, dns_message.wire_form(question.labels)) for question in questions]
+    return found
+
+
+def test_vectors(collect):
+    with gzip.open(VECTORS, "rt") as file:
+        vectors = [entry for entry in json.load(file) if entry[1] and len(entry[1]["q"]) > 1]
+    assert len(vectors) > 100
+    got = [
+        (row, wire_to_text(name)) for row, name in collect([bytes.fromhex(text) for text, _ in vectors], 64)
+    ]
+    assert got == [(row, q[0]) for row, (_, answer) in enumerate(vectors) for q in answer["q"][1:]]
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 7, 1000])
+def test_resumes_anywhere(collect, room):
+    one = header(1) + QUESTION
+    four = header(4) + QUESTION + b"\1A\xc0\x0c\0\1\0\1" + b"\0\0\1\0\1" + b"\1b\0"
+    broken = four + b"x"
+    messages = [one, four, broken, four, header(0), four, one]
+    names = [b"\1A\3www\7example\3com\0", b"\0", b"\1b\0"]
+    assert collect(messages, room) == [(row, name) for row in (1, 3, 5) for name in names]
+    assert collect(messages, room, settled=[3]) == [(row, name) for row in (1, 5) for name in names]
+
+
+def test_nothing_to_collect(collect):
+    assert collect([header(1) + QUESTION, b""], 4) == []
+
+
+@pytest.mark.parametrize("seed", range(1 if JIT_DISABLED else 5))
+def test_like_oracle(collect, seed):
+    rng = Random(3000 + seed)
+    messages = [made.valid_message(rng) for _ in range(150)]
+    messages += [made.damaged(rng, message) for message in messages]
+    settled = set(rng.sample(range(300), 30))
+    assert collect(messages, rng.randrange(1, 40), settled) == expected(messages, settled)
+
+
+def test_more_questions_than_fit_at_once(collect):
+    count = 300 if JIT_DISABLED else 20000
+    longest = b"\x3f" + b"a" * 63 + b"\x3f" + b"b" * 63 + b"\x3f" + b"c" * 63 + b"\x3d" + b"d" * 61 + b"\0"
+    message = header(count) + longest + b"\0\1\0\1" + b"\xc0\x0c\0\1\0\1" * (count - 1)
+    assert collect([message], count // 8) == [(0, longest)] * (count - 1)
