@@ -14,7 +14,7 @@ fate is still ``PENDING``.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,23 @@ U8Array: TypeAlias = npt.NDArray[np.uint8]
 U32Array: TypeAlias = npt.NDArray[np.uint32]
 U64Array: TypeAlias = npt.NDArray[np.uint64]
 I64Array: TypeAlias = npt.NDArray[np.int64]
+
+# What kernels are given, named once. Arrays are typed. Scalars are aliases of ``Any`` with a name that says what Numba
+# makes of them: inside a kernel a number is a NumPy scalar or an ``int``, whichever came first, and mypy cannot follow.
+Bytes: TypeAlias = U8Array
+"""``uint8[size]``: bytes, of a block if nothing else is said; offsets into it are in bytes."""
+U32Columns: TypeAlias = U32Array
+"""``uint32[N_U32, stride]``: the fields :data:`U32_FIELDS` of a batch."""
+U64Columns: TypeAlias = U64Array
+"""``uint64[N_U64, stride]``: the fields :data:`U64_FIELDS` of a batch."""
+Fates: TypeAlias = U8Array
+"""``uint8[stride]``: the :class:`Fate` of each frame of a batch."""
+U64: TypeAlias = Any
+"""A ``uint64`` scalar: an offset, a size, a hash, an index. Mixed with a signed number it would become a float."""
+I64: TypeAlias = Any
+"""An ``int64`` scalar or a Python integer: an offset, a size, a count, -1 for "none"."""
+Flag: TypeAlias = Any
+"""A boolean scalar."""
 
 BATCH_ROWS = 4096
 """Frames in one batch: its columns stay in the L2 cache of one core."""
