@@ -8,7 +8,7 @@ page also says where to change what.
 from importlib.metadata import PackageNotFoundError, version
 
 try:
-    __version__ = version("edm")
+    __version__ = version("edm-dnstap")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0.0.0+source"
 
