@@ -1,1 +1,1 @@
-"""Compiling or loading the kernels before the first frame."""
+"""Starting: kernels before the first frame, and what a configuration asks for: input, sinks, web servers."""
