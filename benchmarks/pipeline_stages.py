@@ -19,7 +19,6 @@ from benchmarks.results import Result, median
 from benchmarks.streams import LISTS, Stream, renew
 from edm import pipeline
 from edm.config import Config
-from edm.daemon import SWITCH_INTERVAL
 from edm.engine import Engine
 from edm.input import reader
 from edm.input.blocks import Block
@@ -30,9 +29,11 @@ from edm.rotation.interval import Interval
 from edm.stages.clients import ClientPrefixes
 from edm.stages.domains.table.table import DomainTable
 from edm.stages.histogram.accumulators import Accumulators
+from edm.stages.new_qname.events import EventBlock
 from edm.stages.new_qname.seen.store import SeenStore
 from edm.stages.pseudonyms.cryptopan import PseudonymCache
 from edm.stages.session.rows import SessionRows
+from edm.startup.listening import SWITCH_INTERVAL
 from edm.worker import Worker
 
 PROBES: Sequence[tuple[str, Any, str]] = (
@@ -84,6 +85,13 @@ def clocked(clock: Clock) -> Iterator[None]:
         yield
 
 
+class _TakesAll:
+    """Takes events and forgets them."""
+
+    def put(self, block: EventBlock) -> tuple[int, int]:
+        return len(block), 0
+
+
 class Bench:
     """An engine whose workers run in the calling threads, each over a stream in memory."""
 
@@ -99,7 +107,7 @@ class Bench:
             }
         )
         self.engine = Engine(config, Metrics(), events=True)
-        self.engine.event_sink = lambda events: (len(events), 0)
+        self.engine.event_taker = _TakesAll()
         self.batches: list[pa.RecordBatch] = []
         self.engine.session_rows = self._keep  # type: ignore[method-assign]
         self._taking = threading.Lock()

@@ -19,31 +19,16 @@ import structlog
 from edm.config import Config
 from edm.engine import Engine
 from edm.errors import EdmError
-from edm.input.connection import End, Limits
-from edm.input.descriptors import room_for_connections
-from edm.input.listener import Listener, open_tcp, open_unix, tls_context
-from edm.observe.http import (
-    HttpServer,
-    RotationTimeoutError,
-    ShuttingDownError,
-    debug_server,
-    metrics_server,
-)
+from edm.observe.http import HttpServer, RotationTimeoutError, ShuttingDownError
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
-from edm.output.budget import DiskBudget
-from edm.output.budget import Limits as DiskLimits
+from edm.output.sink import Sinks
 from edm.reload.reload import Reloader
 from edm.rotation.clock import MinuteClock
 from edm.service import ServiceManager
-from edm.tapir.events.outgoing import EventsOut
-from edm.tapir.upload.upload import Uploader
-
-SWITCH_INTERVAL = 1e-4
-"""Seconds after which a thread that holds the interpreter must give way: readers must not starve."""
-
-_FEW_CONNECTIONS = 32
-_LONGEST_SWITCH_INTERVAL = 5e-3
+from edm.startup.listening import SWITCH_INTERVAL, ConnectionLog, open_listener
+from edm.startup.servers import http_servers
+from edm.startup.sinks import make_budget, make_sinks, reloadable
 
 
 class Daemon:
@@ -56,6 +41,8 @@ class Daemon:
         Reads the configuration anew for a reload.
     reload_wanted : threading.Event, optional
         Set if a reload was asked for while there was no daemon yet to take the signal.
+    sinks : callable
+        Makes what takes events and finished files away.
     """
 
     def __init__(
@@ -63,57 +50,22 @@ class Daemon:
         config: Config,
         read_config: Callable[[], Config],
         reload_wanted: threading.Event | None = None,
+        sinks: Callable[[Config, Engine], Sinks] = make_sinks,
     ) -> None:
         self.config = config
         self.log = structlog.get_logger()
         self.metrics = Metrics()
         self._limited = RateLimited(self.log, on_suppressed=self.metrics.count_suppressed)
-        # Whoever opens and closes connections in a loop shall not fill the log with it.
-        self._connection_log = RateLimited(
-            self.log, burst=100, interval=1.0, on_suppressed=self.metrics.count_suppressed
-        )
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._reload_wanted = reload_wanted or threading.Event()
         self._failed: str | None = None
         self._read_config = read_config
+        self._make_sinks = sinks
+        self._connections = ConnectionLog(self.metrics, self._accepting_failed)
         self._servers: list[HttpServer] = []
         self._manager = ServiceManager(os.environ)
         self.ready = threading.Event()
-
-    # Events of the listener
-
-    def opened(self) -> None:
-        """Log a sender that connected."""
-        self._set_switch_interval()
-        self._connection_log.info("dnstap connection opened", connections=self.listener.connections)
-
-    def closed(self, end: End) -> None:
-        """Count and log a connection's end."""
-        self._set_switch_interval()
-        self.metrics.connection_ended(end.result)
-        if end.result == "closed":
-            self._connection_log.info("dnstap connection closed", connections=self.listener.connections)
-        elif end.result == "idle":
-            self._connection_log.info("idle dnstap connection closed", reason=end.reason)
-        else:
-            self._limited.error("dnstap connection closed with an error", reason=end.reason)
-
-    def _set_switch_interval(self) -> None:
-        # Every thread that waits for the interpreter wakes up once per interval to ask for it. A thousand senders that
-        # speak at the same moment would take up both the time and the processors with that.
-        crowd = self.listener.connections / _FEW_CONNECTIONS
-        sys.setswitchinterval(min(_LONGEST_SWITCH_INTERVAL, SWITCH_INTERVAL * max(1.0, crowd)))
-
-    def refused(self, reason: str) -> None:
-        """Count and log a connection that was not taken."""
-        self.metrics.connection_ended("refused")
-        self._limited.warning("dnstap connection refused", reason=reason)
-
-    def failed(self, reason: str) -> None:
-        """End the daemon: nothing can be accepted any more."""
-        self._failed = f"accepting dnstap connections failed: {reason}"
-        self._tasks.put(self._stopping.set)
 
     # Start
 
@@ -125,113 +77,65 @@ class Daemon:
         EdmError
         """
         sys.setswitchinterval(SWITCH_INTERVAL)
-        config = self.config
-        for warning in config.warnings:
+        for warning in self.config.warnings:
             self.log.warning(warning)
-        self.engine = Engine(config, self.metrics, events=not config.disable_mqtt)
-        self.uploader = Uploader(config, self.engine.data, self.metrics)
-        self.events_out: EventsOut | None = None
+        self.engine = Engine(self.config, self.metrics, events=not self.config.disable_mqtt)
+        self.sinks = self._make_sinks(self.config, self.engine)
         try:
-            self._start_core()
-            self._open_listener()
+            self._start_sinks()
+            self.budget = make_budget(self.config, self.engine, self.sinks)
+            self.reloader = Reloader(self.engine, self._read_config, reloadable(self.sinks, self.budget))
+            self.listener = open_listener(self.config, self.engine.intake, self._connections)
         except BaseException:
             self._abandon_start()
             raise
-        self.metrics.ask("edm_open_connections", lambda: self.listener.connections)
-        self._start_http()
+        self._show_metrics()
+        self._servers = http_servers(self.config, self.metrics, self.rotate_on_request)
+        for server in self._servers:
+            server.start()
         self.budget.start()
         self.engine.start()
         self._install_signals()
         self.listener.start()
-        self.log.info(
-            "receiving dnstap",
-            address=self.listener.address,
-            workers=config.workers,
-            well_known_domains=len(self.engine.cell.current.well_known),
-            seen_names=self.engine.seen.names,
-        )
-        # What start-up made stays: neither a collection under load nor the one at exit need look at it again.
-        gc.collect()
-        gc.freeze()
+        self._say_receiving()
+        _keep_what_is_there()
         self._leave_outcome()
         self._manager.ready("receiving dnstap")
         # Not before: a reload that was asked for during the start comes after it, for everybody who is told.
         threading.Thread(target=self._reload_loop, name="edm-reload", daemon=True).start()
         self.ready.set()
 
-    def _start_core(self) -> None:
-        config = self.config
-        self.uploader.start()
-        if not config.disable_mqtt:
-            self.events_out = EventsOut(config, self.engine.event_queue, self.engine.data.root, self.metrics)
-            self.events_out.start()
-            if recalled := self.engine.seen.recall(self.events_out.backlog.names):
-                self.log.info("took names over from the queue of new names", names=recalled)
-        engine = self.engine
-        self.budget = DiskBudget(
-            engine.data,
-            self.metrics,
-            _disk_limits(config),
-            engine.session_writer,
-            self.events_out.backlog if self.events_out is not None else None,
-            engine.seen,
-        )
-        engine.session_writer.admit = self.budget.admit
-        parts: dict[str, Callable[[Config], None]] = {
-            "disk_budget": lambda new: self.budget.reload(_disk_limits(new)),
-            "http_client_certificate": self.uploader.reload,
-        }
-        if self.events_out is not None:
-            parts["mqtt_client_certificate"] = self.events_out.reload
-        self.reloader = Reloader(self.engine, self._read_config, parts)
+    def _start_sinks(self) -> None:
+        for sink in self.sinks.in_order():
+            sink.start()
+        if self.sinks.events is not None:
+            self.engine.send_events_to(self.sinks.events)
+
+    def _stop_sinks(self, grace: float) -> None:
+        for sink in reversed(self.sinks.in_order()):
+            sink.stop(grace)
+
+    def _abandon_start(self) -> None:
+        self.engine.event_queue.close()
+        self._stop_sinks(0.0)
+        self.engine.seen.close()
+
+    def _show_metrics(self) -> None:
+        self.metrics.ask("edm_open_connections", lambda: self.listener.connections)
         self.metrics.callback(
             "edm_reload_waiting",
             "Parts changed several times just now that wait to be taken up",
             lambda: self.reloader.waiting,
         )
 
-    def _abandon_start(self) -> None:
-        self.uploader.stop(0.0)
-        self.engine.event_queue.close()
-        if self.events_out is not None:
-            self.events_out.stop(1.0)
-        self.engine.seen.close()
-
-    def _open_listener(self) -> None:
-        config = self.config
-        tls = None
-        if config.input_unix:
-            sock = open_unix(config.input_unix, config.input_unix_mode, config.input_unix_owner)
-        elif config.input_tcp:
-            sock = open_tcp(config.input_tcp, "input-tcp")
-        else:
-            tls = tls_context(
-                config.input_tls_cert_file, config.input_tls_key_file, config.input_tls_client_ca_file
-            )
-            sock = open_tcp(config.input_tls, "input-tls")
-        limits = Limits(
-            max_frame=config.max_frame_size,
-            handshake_timeout=config.input_handshake_timeout,
-            handshake_deadline=config.input_handshake_deadline,
-            idle_timeout=config.input_idle_timeout,
-            linger=config.input_linger / 1000,
+    def _say_receiving(self) -> None:
+        self.log.info(
+            "receiving dnstap",
+            address=self.listener.address,
+            workers=self.config.workers,
+            well_known_domains=len(self.engine.cell.current.well_known),
+            seen_names=self.engine.seen.names,
         )
-        most = room_for_connections(config.input_max_connections)
-        if most < config.input_max_connections:
-            self.log.warning(
-                "fewer connections than input-max-connections: the limit of open files is too low", most=most
-            )
-        self.listener = Listener(sock, self.engine.intake, limits, self, most=most, tls=tls)
-
-    def _start_http(self) -> None:
-        config = self.config
-        if config.metrics_address:
-            rotate = self.rotate_on_request if config.enable_manual_parquet_rotation else None
-            self._servers.append(metrics_server(self.metrics, config.metrics_address, rotate))
-        if config.debug_address:
-            self._servers.append(debug_server(config.debug_address))
-        for server in self._servers:
-            server.start()
 
     def _install_signals(self) -> None:
         # Handlers only enqueue; the main loop does the work.
@@ -244,6 +148,10 @@ class Daemon:
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGHUP, reload)
+
+    def _accepting_failed(self, reason: str) -> None:
+        self._failed = f"accepting dnstap connections failed: {reason}"
+        self.stop()
 
     def stop(self) -> None:
         """Ask the main loop to end; any thread may."""
@@ -274,7 +182,7 @@ class Daemon:
 
     def _flush_log(self) -> None:
         self._limited.flush()
-        self._connection_log.flush()
+        self._connections.flush()
 
     def _rotate(self) -> None:
         try:
@@ -341,23 +249,21 @@ class Daemon:
         self._manager.stopping()
         self._reload_wanted.set()  # lets the reload thread end
         self.listener.close(timeout=5.0)
-        grace = float(self.config.shutdown_upload_grace)
-
-        def take_events() -> None:
-            self.budget.stop(1.0)
-            if self.events_out is not None:
-                self.events_out.stop(max(grace, 1.0))
-
-        self.engine.stop(take_events=take_events)
-        self.uploader.stop(grace)
+        self.engine.stop(take_events=self._end_output)
         for server in self._servers:
             server.stop(5.0)
         self._flush_log()
         self.log.info("stopped", seconds=round(time.monotonic() - began, 3))
 
+    def _end_output(self) -> None:
+        self.budget.stop(1.0)
+        self._stop_sinks(float(self.config.shutdown_upload_grace))
 
-def _disk_limits(config: Config) -> DiskLimits:
-    return DiskLimits(config.disk_budget_bytes, config.disk_min_free_bytes)
+
+def _keep_what_is_there() -> None:
+    # What start-up made stays: neither a collection under load nor the one at exit need look at it again.
+    gc.collect()
+    gc.freeze()
 
 
 def run_daemon(

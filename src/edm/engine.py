@@ -25,16 +25,11 @@ from edm.output.debug_file import DebugFile
 from edm.output.histogram_writer import HistogramWriter, Retired
 from edm.output.paths import DataDirectory
 from edm.output.session_writer import SessionWriter
+from edm.output.sink import EventSink, EventTaker
 from edm.pipeline import Pipeline
 from edm.rotation.interval import Interval
 from edm.snapshot import Snapshot, SnapshotCell
-from edm.snapshot.parts import (
-    load_clients,
-    load_pseudonymiser,
-    make_table,
-    open_ignored_names,
-    open_well_known,
-)
+from edm.snapshot.parts import load_parts, open_well_known
 from edm.stages.dnstap.json_line import frame_to_json
 from edm.stages.domains.table.table import DomainTable
 from edm.stages.new_qname.events import EventBlock
@@ -83,32 +78,24 @@ class Engine:
         self.config = config
         self.metrics = metrics
         self.log = structlog.get_logger()
+        self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
         self._publishing = threading.Lock()
         self._next_well_known: DomainTable | None = None
-        self._debug_file: DebugFile | None = None
-        workers = config.workers
         first = self._load(config, events)
-        self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
         self.event_queue = EventQueue(max(config.newqname_buffer, EVENT_FLOOR))
-        # Takes events and saves their names; tells how many it took and how many it discarded.
-        self.event_sink: Callable[[EventBlock], tuple[int, int]] = self.event_queue.put
-        self.intake = Intake(
-            blocks=4 + 2 * workers,
-            block_size=max(config.block_size, 2 * config.max_frame_size + 8192),
-            linger=config.input_linger / 1000,
-        )
+        self.event_taker: EventTaker = self.event_queue
+        self.intake = _make_intake(config)
         self.session_writer = SessionWriter(self.data.sessions, metrics, config.histogram_pending_bytes)
         self.histogram_writer = HistogramWriter(self.data.outbox, metrics, config.histogram_pending_bytes)
-        self.cell = SnapshotCell(first, readers=workers)
-        self._workers = self._make_workers(workers)
+        self.cell = SnapshotCell(first, readers=config.workers)
+        self._workers = self._make_workers(config.workers)
         self._stopped = threading.Event()
         self._chores = threading.Thread(target=self._do_chores, name="edm-chores", daemon=True)
-        self._ask()
+        _show_metrics(self)
 
     def _load(self, config: Config, events: bool) -> Snapshot:
-        pseudonymiser = load_pseudonymiser(config)
-        clients = load_clients(config)
-        ignored_names = make_table(open_ignored_names(config))
+        """Read all that the first snapshot holds, and open what the program owns on disk."""
+        parts = load_parts(config)
         self.data = DataDirectory(Path(config.data_dir))
         self.seen = SeenStore.open(
             self.data.root / FOLDER_NAME, limit_entries=config.seen_store_entries, sync=config.pebble_sync
@@ -117,16 +104,16 @@ class Engine:
             # Only now: another process with this data directory would have been met above.
             self.data.clean()
             well_known = DomainTable.build(open_well_known(config))
-            self._open_debug_file()
+            self._debug_file = _open_debug_file(config, self.metrics)
         except BaseException:
             self.seen.close()
             raise
         return Snapshot(
             generation=1,
             config=config,
-            pseudonymiser=pseudonymiser,
-            clients=clients,
-            ignored_names=ignored_names,
+            pseudonyms=parts.pseudonyms,
+            clients=parts.clients,
+            ignored_names=parts.ignored_names,
             well_known=well_known,
             interval=self._begin(well_known, config),
             sessions=not config.disable_session_files,
@@ -162,29 +149,6 @@ class Engine:
             if self._debug_file is not None:
                 self._debug_file.flush()
 
-    def _ask(self) -> None:
-        ask = self.metrics.ask
-        ask("edm_new_qname_ch_len", lambda: self.event_queue.events)
-        ask("edm_block_queue_depth", lambda: self.intake.depth)
-        ask("edm_pending_intervals", lambda: self.session_writer.pending + self.histogram_writer.pending)
-        ask("edm_snapshot_generation", lambda: self.cell.current.generation)
-        ask("edm_reader_blocked_seconds_total", lambda: self.intake.blocked_seconds)
-        self.metrics.callback(
-            "edm_reader_longest_blocked_seconds",
-            "Longest time that a reader waited for workers to catch up",
-            lambda: self.intake.longest_blocked,
-        )
-        self.metrics.callback("edm_seen_names", "Names in the store of seen names", lambda: self.seen.names)
-        self.metrics.callback(
-            "edm_seen_names_unsaved",
-            "Seen names that the disk did not take in time",
-            lambda: self.seen.unsaved,
-        )
-
-    def _open_debug_file(self) -> None:
-        if self.config.debug_dnstap_filename:
-            self._debug_file = DebugFile(Path(self.config.debug_dnstap_filename), self.metrics)
-
     def _begin(self, table: DomainTable, config: Config) -> Interval:
         return Interval.begin(
             workers=self.config.workers,  # as many as were started, whatever a reload says
@@ -196,7 +160,7 @@ class Engine:
     # What the pipelines hand out
 
     def _emit(self, events: EventBlock) -> None:
-        queued, discarded = self.event_sink(events) if len(events) else (0, 0)
+        queued, discarded = self.event_taker.put(events) if len(events) else (0, 0)
         if not queued:
             events.save_names(at_once=False)
         # The Go daemon counts an event as queued before it finds that its year cannot be written.
@@ -217,6 +181,12 @@ class Engine:
             self._debug_file.write(line)
 
     # Lifecycle
+
+    def send_events_to(self, sink: EventSink) -> None:
+        """Hand events to a sink that was started, and remember the names whose events it has kept."""
+        self.event_taker = sink
+        if recalled := self.seen.recall(sink.names):
+            self.log.info("took names over from the queue of new names", names=recalled)
 
     def start(self) -> None:
         """Start writers and workers."""
@@ -301,3 +271,39 @@ class Engine:
         take_events()
         self.seen.close()
         return self.cell.current.interval.ledger.balance()
+
+
+# Wiring: what an engine is made of, by its configuration
+
+
+def _make_intake(config: Config) -> Intake:
+    return Intake(
+        blocks=4 + 2 * config.workers,
+        block_size=max(config.block_size, 2 * config.max_frame_size + 8192),
+        linger=config.input_linger / 1000,
+    )
+
+
+def _open_debug_file(config: Config, metrics: Metrics) -> DebugFile | None:
+    if not config.debug_dnstap_filename:
+        return None
+    return DebugFile(Path(config.debug_dnstap_filename), metrics)
+
+
+def _show_metrics(engine: Engine) -> None:
+    """Let the metrics that are asked for at scrape time ask this engine."""
+    ask, add = engine.metrics.ask, engine.metrics.callback
+    ask("edm_new_qname_ch_len", lambda: engine.event_queue.events)
+    ask("edm_block_queue_depth", lambda: engine.intake.depth)
+    ask("edm_pending_intervals", lambda: engine.session_writer.pending + engine.histogram_writer.pending)
+    ask("edm_snapshot_generation", lambda: engine.cell.current.generation)
+    ask("edm_reader_blocked_seconds_total", lambda: engine.intake.blocked_seconds)
+    add(
+        "edm_reader_longest_blocked_seconds",
+        "Longest time that a reader waited for workers to catch up",
+        lambda: engine.intake.longest_blocked,
+    )
+    add("edm_seen_names", "Names in the store of seen names", lambda: engine.seen.names)
+    add(
+        "edm_seen_names_unsaved", "Seen names that the disk did not take in time", lambda: engine.seen.unsaved
+    )

@@ -39,7 +39,7 @@ from edm.stages.domains.table.name_hashing import hash_names
 from edm.stages.domains.table.table import DomainTable
 from edm.stages.new_qname.events import build_events
 from edm.stages.new_qname.ordering import Found, NewNames
-from edm.stages.pseudonyms.cryptopan import PseudonymCache
+from edm.stages.pseudonyms.contract import Maker, Pseudonyms
 
 _MORE_NAMES = 1024
 
@@ -55,7 +55,7 @@ class Outputs(Protocol):
 
 
 class Pipeline:
-    """The pipeline of one worker: its columns, its pseudonym cache, and the stages in order.
+    """The pipeline of one worker: its columns, its maker of pseudonyms, and the stages in order.
 
     Parameters
     ----------
@@ -75,7 +75,8 @@ class Pipeline:
         self._debug = debug
         self._metrics = metrics
         self._columns = Columns()
-        self._cache: PseudonymCache | None = None
+        self._pseudonyms: Pseudonyms | None = None
+        self._maker: Maker | None = None
         self._counts: I64Array = np.zeros(N_FATES, np.int64)
         self._more_names = np.zeros((_MORE_NAMES, NAME_MAX), np.uint8)
         self._more_lengths = np.zeros(_MORE_NAMES, np.uint32)
@@ -95,7 +96,7 @@ class Pipeline:
         if self._debug:
             self._dump(block, first, n)
         snapshot.clients.filter(buf, u32, fate, n)
-        pseudonyms = self._cache_of(snapshot).pseudonymise(buf, u32, u64, fate, n)
+        pseudonyms = self._maker_of(snapshot).pseudonymise(buf, u32, u64, fate, n)
         walk_messages(buf, block.capacity, u32, fate, n)
         hash_names(buf, u32, u64, fate, n, HASH_KEY)
         if snapshot.ignored_names is not None:
@@ -113,11 +114,11 @@ class Pipeline:
         """Log what the rate limit suppressed and has not come again since."""
         self._limited.flush()
 
-    def _cache_of(self, snapshot: Snapshot) -> PseudonymCache:
-        # A cache belongs to one key for good: under a new key it starts empty by construction.
-        if self._cache is None or self._cache.pseudonymiser is not snapshot.pseudonymiser:
-            self._cache = snapshot.pseudonymiser.new_cache()
-        return self._cache
+    def _maker_of(self, snapshot: Snapshot) -> Maker:
+        # A maker belongs to one key for good: under a new key it starts with an empty cache by construction.
+        if self._maker is None or self._pseudonyms is not snapshot.pseudonyms:
+            self._pseudonyms, self._maker = snapshot.pseudonyms, snapshot.pseudonyms.new_cache()
+        return self._maker
 
     def _ignore_names(self, block: Block, n: int, table: DomainTable) -> None:
         columns = self._columns

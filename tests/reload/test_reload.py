@@ -192,20 +192,20 @@ def test_a_list_file_above_the_bound(world: World) -> None:
 def test_a_key_that_could_not_be_taken_up_is_taken_up_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = world.engine.cell.current.pseudonymiser
+    before = world.engine.cell.current.pseudonyms
 
     def no_memory(config: Config) -> object:
         raise MemoryError
 
     (world.folder / "edm.toml").write_text(to_toml({**world.settings, "cryptopan_key": "another"}))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "load_pseudonymiser", no_memory)
+        patch.setattr(module, "load_pseudonyms", no_memory)
         assert not world.reloader.reload()
         assert world.reloader.outcome.parts["cryptopan"].reasons == ("there is not enough memory for it",)
-    assert world.engine.cell.current.pseudonymiser is before
+    assert world.engine.cell.current.pseudonyms is before
     # The configuration is the same as at the reload before, the key in use is not.
     assert world.reloader.reload()
-    assert world.engine.cell.current.pseudonymiser is not before
+    assert world.engine.cell.current.pseudonyms is not before
     assert world.reloader.outcome.parts["cryptopan"].result == "reloaded"
     world.repair("edm.toml")
     assert world.reloader.reload()

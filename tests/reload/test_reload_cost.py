@@ -46,7 +46,7 @@ def test_a_list_with_the_same_content_keeps_its_table(engine: Engine, tmp_path: 
     after = engine.cell.current
     assert after.well_known is before.well_known
     assert after.ignored_names is before.ignored_names
-    assert after.pseudonymiser is before.pseudonymiser
+    assert after.pseudonyms is before.pseudonyms
 
     put(tmp_path, ["c.test."], ["d.test."])
     assert reloader.reload()

@@ -50,7 +50,7 @@ def set_key(world: World, key: str) -> str:
 
 
 def pseudonymiser(world: World) -> object:
-    return world.engine.cell.current.pseudonymiser
+    return world.engine.cell.current.pseudonyms
 
 
 def use_up(world: World) -> None:
@@ -136,7 +136,7 @@ def test_a_key_that_cannot_be_made_after_all_is_a_failure(
     errors = world.metric("s_total", CRYPTOPAN, result="error")
     world.now += LONGEST
     with monkeypatch.context() as patch:
-        patch.setattr(module, "load_pseudonymiser", no_memory)
+        patch.setattr(module, "load_pseudonyms", no_memory)
         world.reloader.take_up()
     assert world.reloader.outcome.failed == (CRYPTOPAN,)
     assert world.metric("s_total", CRYPTOPAN, result="error") == errors + 1

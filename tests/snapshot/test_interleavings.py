@@ -276,7 +276,7 @@ class StepEngine(Engine):
         first = Snapshot(
             generation=1,
             config="config",
-            pseudonymiser="key",
+            pseudonyms="key",
             clients="clients",
             ignored_names=None,
             well_known=Table("old"),
@@ -313,7 +313,7 @@ class StepEngine(Engine):
 
     def reload(self) -> None:
         self.set_next_well_known(Table("new"))  # type: ignore[arg-type]
-        self.publish(sessions=False, pseudonymiser="new key")
+        self.publish(sessions=False, pseudonyms="new key")
 
     def invariant(self) -> None:
         for snapshot in self.running.values():
@@ -321,7 +321,7 @@ class StepEngine(Engine):
         if all(task.done for task in self.scheduler.tasks):
             current = self.cell.current
             assert current.generation == 3, "a publication was lost"
-            assert (current.sessions, current.pseudonymiser) == (False, "new key"), "the reload was lost"
+            assert (current.sessions, current.pseudonyms) == (False, "new key"), "the reload was lost"
             assert len(self.handed_over) == 1
             assert current.interval not in self.handed_over, "the rotation was lost"
             expected = self._next_well_known or Table("new")

@@ -75,7 +75,7 @@ def swap(engine: Engine, number: int, words: list[bytes]) -> None:
     table = DomainTable.build(Dawg.from_bytes(words[number % len(words)]))
     engine.set_next_well_known(table)
     engine.publish(
-        pseudonymiser=Pseudonymiser(secret(number), 1000),
+        pseudonyms=Pseudonymiser(secret(number), 1000),
         clients=ClientPrefixes([number << 8 | 32], (), 1),
         ignored_names=DomainTable.build(Dawg.from_bytes(words[-1])),
         sessions=bool(number % 2),
@@ -150,7 +150,7 @@ def test_no_worker_ever_goes_back_to_an_old_key(
 
     monkeypatch.setattr(engine, "session_rows", take)
     secrets = [secret(0)]
-    engine.publish(pseudonymiser=Pseudonymiser(secrets[0], 1000))
+    engine.publish(pseudonyms=Pseudonymiser(secrets[0], 1000))
     enough = threading.Event()
     feeders = [Feeder(engine, connection, enough) for connection in range(3)]
     for feeder in feeders:
@@ -158,7 +158,7 @@ def test_no_worker_ever_goes_back_to_an_old_key(
     while len(secrets) < KEYS or len(handed_over) < WORKERS:
         before = engine.intake.frames_total
         secrets.append(secret(len(secrets)))
-        engine.publish(pseudonymiser=Pseudonymiser(secrets[-1], 1000))
+        engine.publish(pseudonyms=Pseudonymiser(secrets[-1], 1000))
         wait_until(lambda before=before: engine.intake.frames_total > before, "frames come in")
     enough.set()
     for feeder in feeders:

@@ -67,7 +67,10 @@ class Summary:
 
 
 class _EventFile:
-    """Writes the payloads of new_qname events, one a line. The workers write themselves: none is discarded."""
+    """Writes the payloads of new_qname events, one a line. The workers write themselves: none is discarded.
+
+    An :class:`edm.output.sink.EventTaker`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -125,7 +128,7 @@ def minimise(
         written: list[Path] = []
         engine.session_writer.on_written = engine.histogram_writer.on_written = written.append
         events = _EventFile(engine.data.root / EVENTS_FILE)
-        engine.event_sink = events.put
+        engine.event_taker = events
         engine.start()
         problems: list[str] = []
         try:

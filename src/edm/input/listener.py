@@ -39,7 +39,7 @@ _RETRY = {
 
 
 class Events(Protocol):
-    """What a listener tells: see :class:`edm.daemon.Daemon` for the one that logs and counts."""
+    """What a listener tells: see :class:`edm.startup.listening.ConnectionLog` for the one that logs and counts."""
 
     def opened(self) -> None:
         """A sender connected."""

@@ -27,14 +27,15 @@ from edm.reload.outcome import PartOutcome, ReloadOutcome
 from edm.reload.pace import Pace
 from edm.snapshot.parts import (
     load_clients,
-    load_pseudonymiser,
+    load_pseudonyms,
     make_table,
     open_ignored_names,
     open_well_known,
+    pseudonyms_key,
 )
 from edm.stages.domains.dawg.dawg import Dawg
 from edm.stages.domains.table.table import DomainTable
-from edm.stages.pseudonyms.cryptopan import Pseudonymiser
+from edm.stages.pseudonyms.contract import Pseudonyms
 
 CONFIG = "config"
 CLIENTS = "ignored_client_ips"
@@ -81,7 +82,7 @@ class Reloader:
         self._read_config = read_config
         self._metrics = engine.metrics
         self._log = structlog.get_logger()
-        self._key = _key(engine.config)
+        self._key = pseudonyms_key(engine.config)
         self._stamps: dict[str, Stamp | None] = {}
         self._paces = {part: Pace(clock=clock) for part in (IGNORED_NAMES, CRYPTOPAN, WELL_KNOWN)}
         self._pace = Pace(clock=clock)
@@ -199,7 +200,7 @@ class Reloader:
         parts.update({fields[part]: made for part, made in self._made.items() if part in fields})
         key = self._key
         if CRYPTOPAN in self._made:
-            key, parts["pseudonymiser"] = self._made[CRYPTOPAN]  # type: ignore[misc]
+            key, parts["pseudonyms"] = self._made[CRYPTOPAN]  # type: ignore[misc]
         if parts:
             self._engine.publish(**parts)
         self._key = key
@@ -210,14 +211,14 @@ class Reloader:
 
     def _changed_key(self, new: Config) -> Work | None:
         # Not by comparing with the configuration before: a key that could not be taken up then is taken up now.
-        key = _key(new)
+        key = pseudonyms_key(new)
         if key == self._key:
             self._waiting.pop(CRYPTOPAN, None)
             return None
 
-        def derive() -> tuple[_Key, Pseudonymiser]:
+        def derive() -> tuple[_Key, Pseudonyms]:
             # On up to four threads: not at the workers' expense.
-            return key, at_low_priority(lambda: load_pseudonymiser(new))
+            return key, at_low_priority(lambda: load_pseudonyms(new))
 
         return derive
 
@@ -313,10 +314,6 @@ class Reloader:
         self._stamps[part] = None
         self._metrics.reloaded(part, ok=False)
         self._parts[part] = PartOutcome("failed", tuple(redact(reason) for reason in reasons))
-
-
-def _key(config: Config) -> _Key:
-    return config.cryptopan_key, config.cryptopan_key_salt
 
 
 def _monotonic_us() -> int:

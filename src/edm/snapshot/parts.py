@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from edm.config import Config
 from edm.stages.clients import ClientPrefixes, parse_prefix_file
 from edm.stages.domains.dawg.dawg import Dawg, EmptyFileError
 from edm.stages.domains.table.table import DomainTable
+from edm.stages.pseudonyms.contract import Pseudonyms
 from edm.stages.pseudonyms.cryptopan import Pseudonymiser, derive_key
 
 
-def load_pseudonymiser(config: Config) -> Pseudonymiser:
-    """Derive the Crypto-PAn key (Argon2id: some 100 ms and 64 MiB).
+class Parts(NamedTuple):
+    """What a snapshot needs from files and keys before the data directory is touched."""
+
+    pseudonyms: Pseudonyms
+    clients: ClientPrefixes
+    ignored_names: DomainTable | None
+
+
+def load_parts(config: Config) -> Parts:
+    """Load what the first snapshot needs, and what can be wrong in it before anything is written.
+
+    Raises
+    ------
+    EdmError
+        A key or a list file cannot be used.
+    """
+    return Parts(load_pseudonyms(config), load_clients(config), make_table(open_ignored_names(config)))
+
+
+def load_pseudonyms(config: Config) -> Pseudonyms:
+    """Make the pseudonyms: derive the Crypto-PAn key (Argon2id: some 100 ms and 64 MiB).
+
+    Another pseudonymisation is chosen here, see docs/seams/pseudonyms.md.
 
     Raises
     ------
@@ -73,4 +97,18 @@ def make_table(dawg: Dawg | None) -> DomainTable | None:
     return DomainTable.build(dawg) if dawg is not None else None
 
 
-__all__ = ["load_clients", "load_pseudonymiser", "make_table", "open_ignored_names", "open_well_known"]
+def pseudonyms_key(config: Config) -> tuple[str, str]:
+    """Return what of a configuration the pseudonyms are made from: they are made anew only if it changes."""
+    return config.cryptopan_key, config.cryptopan_key_salt
+
+
+__all__ = [
+    "Parts",
+    "load_clients",
+    "load_parts",
+    "load_pseudonyms",
+    "make_table",
+    "open_ignored_names",
+    "open_well_known",
+    "pseudonyms_key",
+]

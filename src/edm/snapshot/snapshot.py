@@ -8,7 +8,7 @@ from edm.config import Config
 from edm.rotation.interval import Interval
 from edm.stages.clients import ClientPrefixes
 from edm.stages.domains.table.table import DomainTable
-from edm.stages.pseudonyms.cryptopan import Pseudonymiser
+from edm.stages.pseudonyms.contract import Pseudonyms
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Snapshot:
 
     generation: int
     config: Config
-    pseudonymiser: Pseudonymiser
+    pseudonyms: Pseudonyms
     clients: ClientPrefixes
     ignored_names: DomainTable | None
     well_known: DomainTable

@@ -1,5 +1,6 @@
-"""Start-up: every kernel is compiled or loaded before the first frame comes.
+"""Start-up: every kernel is warm before the first frame comes, and the configuration becomes input, sinks and servers.
 
-Nothing comes in but made-up frames, which are sent through the real engine. Warm kernels go out. A kernel
-that the sample frames do not reach gets a frame in :mod:`edm.startup.warmup`.
+A configuration comes in; the listener, the sinks and the web servers go out for the daemon to start, and kernels
+that have worked on made-up frames. Another output gets its line in :mod:`edm.startup.sinks`. A kernel that the sample
+frames do not reach gets a frame in :mod:`edm.startup.warmup`. The engine is below, the daemon is above.
 """

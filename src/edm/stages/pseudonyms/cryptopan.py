@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -22,6 +21,7 @@ from edm.errors import ConfigError
 from edm.kernel.columns import I64Array, U8Array, U32Array, U64Array
 from edm.stages.pseudonyms import kernels as k
 from edm.stages.pseudonyms import lookup as lk
+from edm.stages.pseudonyms.contract import Counts
 from edm.stages.pseudonyms.tables import rehash
 
 SECRET_BYTES = 32
@@ -32,18 +32,6 @@ _CHUNK_BLOCKS = 8192  # 128 KiB of AES input and as much output: both stay in th
 _UNBOUNDED = 1 << 62
 
 _identities = itertools.count(1)
-
-
-class Counts(NamedTuple):
-    """What one call of :meth:`PseudonymCache.pseudonymise` met.
-
-    ``hits``: addresses of 4 or 16 bytes found in the cache; ``evictions``: addresses that had to leave it;
-    ``odd_lengths``: addresses of any other length.
-    """
-
-    hits: int
-    evictions: int
-    odd_lengths: int
 
 
 def derive_key(key: str, salt: str) -> bytes:
@@ -75,6 +63,7 @@ def _encrypt_in_ecb_mode(key: bytes) -> Cipher[modes.ECB]:
 class Pseudonymiser:
     """The key of the pseudonyms. Immutable; a snapshot holds it, and each worker makes its cache from it.
 
+    It is the :class:`edm.stages.pseudonyms.contract.Pseudonyms` of this program, its cache the ``Maker``.
     A cache belongs to one pseudonymiser for good, so under a new key all caches are new.
 
     Parameters

@@ -12,6 +12,7 @@ import structlog
 from edm.config import Config
 from edm.errors import KeyFileError
 from edm.observe.metrics import Metrics
+from edm.stages.new_qname.events import EventBlock
 from edm.stages.new_qname.queue import EventQueue
 from edm.stages.new_qname.seen.unsaved import to_record
 from edm.tapir.events.backlog import Backlog
@@ -33,13 +34,16 @@ GATHER = 0.2
 """Seconds for which events come together before they are stored: a transaction, the signing threads and the connection
 cost the same for one event as for hundreds, and what they use the workers have to do without."""
 
+LEAST_GRACE = 1.0
+"""Seconds that a stop takes at least, if it has to, to store what the workers found last."""
+
 _BATCH_BYTES = 1024 * 1024
 """Payload stored in one transaction. A larger batch is hardly faster, and a killed process forgets all of it."""
 _CERTIFICATE_CHORE = 60.0
 
 
 class EventsOut:
-    """Sends new_qname events to Core.
+    """Sends new_qname events to Core: the sink of the events (:class:`edm.output.sink.EventSink`).
 
     Payloads are stored unsigned and signed when they are sent, so a key that was replaced in between signs what
     has waited. Each event is sent at least once: it leaves the disk when the broker is known to have it.
@@ -53,6 +57,8 @@ class EventsOut:
         The data directory; the queue is in ``mqtt`` below it.
     metrics : Metrics
     """
+
+    part = "mqtt_client_certificate"
 
     def __init__(self, config: Config, event_queue: EventQueue, data_root: Path, metrics: Metrics) -> None:
         self._config = config
@@ -106,6 +112,20 @@ class EventsOut:
         self._mover.start()
         self.publisher.start()
 
+    def put(self, block: EventBlock) -> tuple[int, int]:
+        """Take events into the queue in memory; see :class:`edm.output.sink.EventTaker`."""
+        return self._events.put(block)
+
+    @property
+    def names(self) -> bytes:
+        """Names of the last events of an earlier run; see :class:`edm.output.sink.EventSink`."""
+        return self.backlog.names
+
+    @property
+    def stored(self) -> Backlog:
+        """The events on disk."""
+        return self.backlog
+
     def reload(self, config: Config) -> None:
         """Read the client certificate anew, for the next connection.
 
@@ -120,9 +140,11 @@ class EventsOut:
         """Store what the event queue still holds, finish what is on the wire, close the connection.
 
         Without a disk queue, what waits is sent as far as ``grace`` seconds allow; the rest is lost and counted.
+        Storing gets a second at least.
         """
         if not self._started:
             return
+        grace = max(grace, LEAST_GRACE)
         end = time.monotonic() + grace
         self._mover.join(grace)
         if not self.publisher.stop(max(0.1, end - time.monotonic())):

@@ -44,6 +44,8 @@ class _Record:
 class Uploader:
     """Uploads the files in the outbox, oldest first, and removes what was sent a day ago.
 
+    A sink (:class:`edm.output.sink.Sink`): a file is put by its final name in the outbox, and acknowledged by its move.
+
     Only status 201 means that Core has a file, which is then moved to the folder of sent files. A process that
     is killed between the answer and the move uploads that file once more after its restart; in any other case
     a stored file is not sent again. A file that fails is tried again after a growing wait, and the others go on
@@ -60,6 +62,8 @@ class Uploader:
     clock : callable
         Monotonic seconds.
     """
+
+    part = "http_client_certificate"
 
     def __init__(
         self,

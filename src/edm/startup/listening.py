@@ -1,0 +1,122 @@
+"""The listener that a configuration asks for, and what is logged and counted of its connections."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import structlog
+
+from edm.config import Config
+from edm.input.blocks import Intake
+from edm.input.connection import End, Limits
+from edm.input.descriptors import room_for_connections
+from edm.input.listener import Listener, open_tcp, open_unix, tls_context
+from edm.observe.logs import RateLimited
+from edm.observe.metrics import Metrics
+
+SWITCH_INTERVAL = 1e-4
+"""Seconds after which a thread that holds the interpreter must give way: readers must not starve."""
+
+_FEW_CONNECTIONS = 32
+_LONGEST_SWITCH_INTERVAL = 5e-3
+
+
+class ConnectionLog:
+    """Logs and counts what a listener tells; see :class:`edm.input.listener.Events`.
+
+    Parameters
+    ----------
+    on_failed : callable
+        Told the reason if nothing can be accepted any more.
+    """
+
+    def __init__(self, metrics: Metrics, on_failed: Callable[[str], None]) -> None:
+        log = structlog.get_logger()
+        self._metrics = metrics
+        self._on_failed = on_failed
+        self._faults = RateLimited(log, on_suppressed=metrics.count_suppressed)
+        # Whoever opens and closes connections in a loop shall not fill the log with it.
+        self._log = RateLimited(log, burst=100, interval=1.0, on_suppressed=metrics.count_suppressed)
+        self.connections: Callable[[], int] = lambda: 0
+
+    def opened(self) -> None:
+        """Log a sender that connected."""
+        self._set_switch_interval()
+        self._log.info("dnstap connection opened", connections=self.connections())
+
+    def closed(self, end: End) -> None:
+        """Count and log a connection's end."""
+        self._set_switch_interval()
+        self._metrics.connection_ended(end.result)
+        if end.result == "closed":
+            self._log.info("dnstap connection closed", connections=self.connections())
+        elif end.result == "idle":
+            self._log.info("idle dnstap connection closed", reason=end.reason)
+        else:
+            self._faults.error("dnstap connection closed with an error", reason=end.reason)
+
+    def refused(self, reason: str) -> None:
+        """Count and log a connection that was not taken."""
+        self._metrics.connection_ended("refused")
+        self._faults.warning("dnstap connection refused", reason=reason)
+
+    def failed(self, reason: str) -> None:
+        """Pass on that nothing can be accepted any more."""
+        self._on_failed(reason)
+
+    def flush(self) -> None:
+        """Log what the rate limits suppressed."""
+        self._faults.flush()
+        self._log.flush()
+
+    def _set_switch_interval(self) -> None:
+        # Every thread that waits for the interpreter wakes up once per interval to ask for it. A thousand senders that
+        # speak at the same moment would take up both the time and the processors with that.
+        crowd = self.connections() / _FEW_CONNECTIONS
+        sys.setswitchinterval(min(_LONGEST_SWITCH_INTERVAL, SWITCH_INTERVAL * max(1.0, crowd)))
+
+
+def open_listener(config: Config, intake: Intake, log: ConnectionLog) -> Listener:
+    """Open the one input of a configuration, with its limits; nothing is accepted before it is started.
+
+    Raises
+    ------
+    EdmError
+        The address, or a file of TLS, cannot be used.
+    """
+    tls = None
+    if config.input_unix:
+        sock = open_unix(config.input_unix, config.input_unix_mode, config.input_unix_owner)
+    elif config.input_tcp:
+        sock = open_tcp(config.input_tcp, "input-tcp")
+    else:
+        tls = tls_context(
+            config.input_tls_cert_file, config.input_tls_key_file, config.input_tls_client_ca_file
+        )
+        sock = open_tcp(config.input_tls, "input-tls")
+    listener = Listener(sock, intake, _limits(config), log, most=_most_connections(config), tls=tls)
+    log.connections = lambda: listener.connections
+    return listener
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        max_frame=config.max_frame_size,
+        handshake_timeout=config.input_handshake_timeout,
+        handshake_deadline=config.input_handshake_deadline,
+        idle_timeout=config.input_idle_timeout,
+        linger=config.input_linger / 1000,
+    )
+
+
+def _most_connections(config: Config) -> int:
+    most = room_for_connections(config.input_max_connections)
+    if most < config.input_max_connections:
+        structlog.get_logger().warning(
+            "fewer connections than input-max-connections: the limit of open files is too low", most=most
+        )
+    return most
+
+
+__all__ = ["SWITCH_INTERVAL", "ConnectionLog", "open_listener"]

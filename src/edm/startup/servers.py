@@ -1,0 +1,29 @@
+"""The small web servers that a configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edm.config import Config
+from edm.observe.http import HttpServer, debug_server, metrics_server
+from edm.observe.metrics import Metrics
+
+
+def http_servers(config: Config, metrics: Metrics, rotate: Callable[[float], None]) -> list[HttpServer]:
+    """Make the servers, not started yet; ``rotate`` is what a request for a rotation does, if these are allowed.
+
+    Raises
+    ------
+    EdmError
+        An address cannot be used.
+    """
+    servers = []
+    if config.metrics_address:
+        allowed = rotate if config.enable_manual_parquet_rotation else None
+        servers.append(metrics_server(metrics, config.metrics_address, allowed))
+    if config.debug_address:
+        servers.append(debug_server(config.debug_address))
+    return servers
+
+
+__all__ = ["http_servers"]

@@ -1,0 +1,48 @@
+"""Which sinks a configuration asks for, and what stands around them: the disk budget and the reloadable parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edm.config import Config
+from edm.engine import Engine
+from edm.output.budget import DiskBudget, Limits
+from edm.output.sink import Sinks
+from edm.tapir.events.outgoing import EventsOut
+from edm.tapir.upload.upload import Uploader
+
+
+def make_sinks(config: Config, engine: Engine) -> Sinks:
+    """Make the sinks of a daemon; another output gets its line here (docs/seams/sink.md)."""
+    events = None
+    if not config.disable_mqtt:
+        events = EventsOut(config, engine.event_queue, engine.data.root, engine.metrics)
+    # The uploader is always there: a reload may switch it on.
+    return Sinks(events, (Uploader(config, engine.data, engine.metrics),))
+
+
+def make_budget(config: Config, engine: Engine, sinks: Sinks) -> DiskBudget:
+    """Make the disk budget over all that is stored; session rows are admitted by it from now on."""
+    budget = DiskBudget(
+        engine.data,
+        engine.metrics,
+        _limits(config),
+        engine.session_writer,
+        sinks.events.stored if sinks.events is not None else None,
+        engine.seen,
+    )
+    engine.session_writer.admit = budget.admit
+    return budget
+
+
+def reloadable(sinks: Sinks, budget: DiskBudget) -> dict[str, Callable[[Config], None]]:
+    """Return what takes over a new configuration besides the engine, by name of the part, in order."""
+    parts: dict[str, Callable[[Config], None]] = {"disk_budget": lambda new: budget.reload(_limits(new))}
+    return parts | {sink.part: sink.reload for sink in sinks.in_order()}
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(config.disk_budget_bytes, config.disk_min_free_bytes)
+
+
+__all__ = ["make_budget", "make_sinks", "reloadable"]
