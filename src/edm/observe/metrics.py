@@ -34,6 +34,7 @@ from edm.kernel.columns import (
     I64Array,
 )
 from edm.observe.ledger import FATE_NAMES, Ledger
+from edm.observe.logs import dropped_lines
 
 # The library's own switch, for the whole process: creation times double the size of an answer for nothing.
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -163,6 +164,9 @@ class Metrics:
         self.callback("edm_snapshot_generation", "Generation of the current snapshot", lambda: 0)
         self.callback(
             "edm_reader_blocked_seconds_total", "Time readers waited for workers to catch up", lambda: 0
+        )
+        self.callback(
+            "edm_log_dropped_total", "Log lines that were dropped, since nobody read the log", dropped_lines
         )
         info = self.gauge("edm_build_info", "Always 1; the versions are labels", ("version", "python"))
         info.labels(__version__, platform.python_version()).set(1)
