@@ -1,4 +1,4 @@
-"""The architecture page is true: its picture shows the folders, in the order of the layers, and what it names exists."""
+"""The architecture page: its picture shows the folders, in the order of the layers, and what it names exists."""
 
 from __future__ import annotations
 
