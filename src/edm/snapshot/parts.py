@@ -18,7 +18,7 @@ def load_pseudonymiser(config: Config) -> Pseudonymiser:
         The salt is too short.
     """
     secret = derive_key(config.cryptopan_key, config.cryptopan_key_salt)
-    return Pseudonymiser(secret, config.cryptopan_address_entries)
+    return Pseudonymiser(secret, config.cryptopan_address_entries, config.cryptopan_cache_bytes)
 
 
 def load_clients(config: Config) -> ClientPrefixes:

@@ -123,6 +123,7 @@ class PseudonymCache:
     Attributes
     ----------
     pseudonymiser : the :class:`Pseudonymiser` whose key is used
+    last_slots : slots up to which the tables for addresses of 4 and of 16 bytes may grow
     """
 
     def __init__(self, pseudonymiser: Pseudonymiser, key: bytes, pad: bytes) -> None:
@@ -138,7 +139,7 @@ class PseudonymCache:
         self._sizes: I64Array = np.zeros(lk.N_LISTS, np.int64)
         self._state = np.zeros(t.N_STATE, np.int64)
         self._state[t.BOUND] = pseudonymiser.entries or _UNBOUNDED
-        self._last_slots = _last_slots(pseudonymiser.cache_bytes)
+        self.last_slots = _last_slots(pseudonymiser.cache_bytes)
         self._tables = t.Tables(
             small=t.Table(np.zeros(_FIRST_SLOTS, np.uint64), np.zeros(_FIRST_SLOTS, np.uint8)),
             large=t.Table(np.zeros((_FIRST_SLOTS, 4), np.uint64), np.zeros(_FIRST_SLOTS, np.uint8)),
@@ -221,7 +222,7 @@ class PseudonymCache:
     def _set_limits(self) -> None:
         # Three quarters full: beyond that probe sequences of linear probing get long quickly.
         for number, table in enumerate((self._tables.small, self._tables.large)):
-            slots, last = len(table.marks), self._last_slots[number]
+            slots, last = len(table.marks), self.last_slots[number]
             self._state[t.LIMIT + number] = slots // 4 * 3 if slots < last else _UNBOUNDED
             self._state[t.MOST + number] = last // 4 * 3
 
