@@ -62,7 +62,16 @@ class Settings:
         reload="reload",
     )
     cryptopan_address_entries: int = _privacy(
-        10_000_000, "Addresses whose pseudonym each worker remembers; 0 remembers none.", minimum=0
+        10_000_000,
+        "Addresses whose pseudonym each worker remembers at most; 0 remembers none. See cryptopan-cache-bytes.",
+        minimum=0,
+    )
+    cryptopan_cache_bytes: int = _privacy(
+        160 * _MIB,
+        "Memory in which each worker remembers pseudonyms, however many entries are allowed. The default is enough "
+        "for 1.5 million IPv6 and 3.1 million IPv4 addresses; half of it for half as many.",
+        unit="bytes",
+        minimum=64 * _KIB,
     )
 
     well_known_domains_file: str = _lists(
@@ -171,7 +180,8 @@ class Settings:
     )
     qname_seen_store_entries: int = _work(
         0,
-        f"Upper bound of the names kept on disk as seen; 0 is the built-in bound, {SEEN_STORE_DEFAULT}.",
+        f"Upper bound of the names kept on disk as seen; 0 is the built-in bound, {SEEN_STORE_DEFAULT}. While names "
+        "keep coming beyond it, as many again are kept, at 10.7 bytes of memory each.",
         minimum=0,
     )
     newqname_buffer: int = _work(
