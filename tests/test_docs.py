@@ -16,7 +16,7 @@ from edm.config import KEYS
 from edm.observe.ledger import FATE_NAMES, Ledger
 from edm.observe.metrics import Metrics
 from edm.stages.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
-from edm.stages.session.rows import SCHEMA as SESSION_SCHEMA
+from edm.stages.session.columns import SCHEMA as SESSION_SCHEMA
 from edm.tapir.keys.certificates import Service
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,7 +25,7 @@ from edm.output.session_file import SessionFile
 from edm.stages.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
 from edm.stages.new_qname.seen import log as log_module
 from edm.stages.new_qname.seen.store import SeenStore
-from edm.stages.session.rows import SCHEMA
+from edm.stages.session.columns import SCHEMA
 from edm.tapir.events import backlog as backlog_module
 from edm.tapir.events.backlog import Backlog
 from edm.tapir.events.chunks import chunks_of

@@ -14,7 +14,7 @@ import pytest
 from edm.errors import OutputError
 from edm.output import session_file
 from edm.output.session_file import SessionFile
-from edm.stages.session.rows import SCHEMA
+from edm.stages.session.columns import SCHEMA
 from oracles.session_rows import CAPTURES
 
 GOLDEN = CAPTURES / "as-written" / "session.parquet"

@@ -20,7 +20,7 @@ from edm.stages.domains.dawg.dawg import Dawg
 from edm.stages.domains.dawg.writer import write_dawg
 from edm.stages.domains.table.table import DomainTable
 from edm.stages.histogram.accumulators import Accumulators
-from edm.stages.session.rows import SCHEMA
+from edm.stages.session.columns import SCHEMA
 from support.processes import wait_until
 
 MINUTE = 60_000_000

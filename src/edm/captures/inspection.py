@@ -42,7 +42,7 @@ from edm.stages.domains.table.name_hashing import hash_names
 from edm.stages.histogram.schema import COUNTER_COLUMNS, LABEL_COLUMNS
 from edm.stages.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
 from edm.stages.names import split_name, wire_to_text
-from edm.stages.session.rows import SCHEMA as SESSION_SCHEMA
+from edm.stages.session.columns import SCHEMA as SESSION_SCHEMA
 
 Facts: TypeAlias = dict[str, Any]
 

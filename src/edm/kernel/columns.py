@@ -22,6 +22,7 @@ import numpy.typing as npt
 U8Array: TypeAlias = npt.NDArray[np.uint8]
 U32Array: TypeAlias = npt.NDArray[np.uint32]
 U64Array: TypeAlias = npt.NDArray[np.uint64]
+I32Array: TypeAlias = npt.NDArray[np.int32]
 I64Array: TypeAlias = npt.NDArray[np.int64]
 
 # What kernels are given, named once. Arrays are typed. Scalars are aliases of ``Any`` with a name that says what Numba

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from edm.errors import OutputError
 from edm.files.publish import FILE_MODE, name_parquet_root, publish
+from edm.stages.session.columns import COLUMNS
 
 ROOT_NAME = b"sessionData"
 """Name of the root of the Parquet schema in the Go daemon's files."""
@@ -27,15 +28,7 @@ ROW_GROUP_BYTES = 64 << 20
 WRITE_BACK_BYTES = 8 << 20
 COMPRESSION = "snappy"
 
-DICTIONARY_COLUMNS = (
-    "dest_ipv4",
-    "dest_ipv6_host",
-    "dest_ipv6_network",
-    "dest_port",
-    "dns_protocol",
-    "label0",
-    "server_id",
-)
+DICTIONARY_COLUMNS = tuple(column.name for column in COLUMNS if column.few_values)
 """Columns of few distinct values. For the others a dictionary costs more time than it saves bytes."""
 
 _VECTORS = 512  # buffers of one writev; the system allows 1024

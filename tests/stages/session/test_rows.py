@@ -14,7 +14,8 @@ from edm.kernel import columns as c
 from edm.kernel.jit import JIT_DISABLED
 from edm.stages.pseudonyms.cryptopan import Pseudonymiser
 from edm.stages.session import rows as rows_module
-from edm.stages.session.rows import SCHEMA, RowCounts, SessionRows
+from edm.stages.session.columns import SCHEMA
+from edm.stages.session.rows import RowCounts, SessionRows
 from oracles import session_rows as oracle
 from oracles.cryptopan import MAPPED, CryptoPan
 from oracles.session_rows import CAPTURES, Fields, columns_of, pending_of_capture, question_name

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from edm.kernel import columns as c
+from edm.kernel.columns import (
+    I64,
+    U64,
+    Bytes,
+    Fates,
+    I32Array,
+    I64Array,
+    U32Array,
+    U32Columns,
+    U64Array,
+    U64Columns,
+)
 from edm.kernel.jit import force_inlined, kernel, le64, put_le64
 from edm.stages.names import put_label
 
@@ -17,26 +29,31 @@ RESPONSE_MESSAGE = 10
 SERVER_ID = 11
 N_TEXTS = 12
 
-# Rows of the uint32, uint64 and uint16 columns.
+# Rows of the uint32 and uint64 columns.
 DEST_IPV4 = 0
 SOURCE_IPV4 = 1
+N_N32 = 2
 DEST_IPV6_HOST = 0
 DEST_IPV6_NETWORK = 1
 SOURCE_IPV6_HOST = 2
 SOURCE_IPV6_NETWORK = 3
 RESPONSE_TIME = 4
-DEST_PORT = 0
-SOURCE_PORT = 1
+N_N64 = 5
 
 # Bits of a row's validity. Those of dest are those of source shifted by one.
 VALID_SOURCE_IPV4 = 1 << 0
 VALID_DEST_IPV4 = 1 << 1
 VALID_SOURCE_IPV6 = 1 << 2
 VALID_DEST_IPV6 = 1 << 3
-VALID_SOURCE_PORT = 1 << 4
-VALID_DEST_PORT = 1 << 5
-VALID_PROTOCOL = 1 << 6
-VALID_SERVER_ID = 1 << 7
+VALID_SERVER_ID = 1 << 4
+VALID_FIELD = 1 << 8  # of the first column copied from the batch; the next ones follow
+MOST_FIELDS = 24
+
+# Rows of the fields to copy.
+FIELD = 0  # row of the batch's u32 columns
+FIELD_PRESENT = 1  # bit of PRESENT without which there is no value; 0: there always is
+FIELD_REJECT = 2  # a value with one of these bits is stored as 0
+N_FIELD_WORDS = 3
 
 # Words of the int64 state.
 ROWS = 0
@@ -50,6 +67,9 @@ N_STATE = 6
 INET = 1
 INET6 = 2
 
+NAME_LABELS = 127
+"""Most labels of a name, the root not counted (RFC 1035: 255 bytes, each label two at least)."""
+
 SLACK = 8
 """Bytes of room that a column needs beyond what is put into it, since whole words are copied."""
 
@@ -62,8 +82,39 @@ _MAPPED = 0xFFFF << 32
 _MICROSECONDS = 1_000_000
 
 
+class Rows(NamedTuple):
+    """The buffers of session rows.
+
+    Attributes
+    ----------
+    n32 : uint32[N_N32, capacity], computed numbers
+    n64 : uint64[N_N64, capacity]
+    fields : uint32[N_FIELD_WORDS, fields], what is copied from the batch
+    copied : uint32[fields, capacity], the copies
+    valid : uint32[capacity], VALID_* bits
+    labels : uint8[capacity], how many of label0..label9 are there
+    texts : uint8[...], bytes of column ``k`` in ``texts[base[k]:base[k + 1]]``
+    base : int64[N_TEXTS + 1]
+    used : int64[N_TEXTS], bytes of each column
+    offsets : int32[N_TEXTS, capacity + 1]
+    starts : uint64[NAME_LABELS], scratch
+    """
+
+    n32: U32Array
+    n64: U64Array
+    fields: U32Array
+    copied: U32Array
+    valid: U32Array
+    labels: Bytes
+    texts: Bytes
+    base: I64Array
+    used: I64Array
+    offsets: I32Array
+    starts: U64Array
+
+
 @force_inlined
-def put_bytes(buf: Any, off: Any, length: Any, out: Any, pos: Any) -> None:
+def put_bytes(buf: Bytes, off: U64, length: U64, out: Bytes, pos: U64) -> None:
     """Copy bytes, eight at a time. ``out`` has room for ``length`` and :data:`SLACK` bytes."""
     if off + length + np.uint64(SLACK) > np.uint64(buf.shape[0]):  # words would go beyond the block
         for k in range(length):
@@ -76,7 +127,16 @@ def put_bytes(buf: Any, off: Any, length: Any, out: Any, pos: Any) -> None:
 
 
 @force_inlined
-def put_address(u32: Any, u64: Any, i: Any, side: Any, n32: Any, n64: Any, row: Any, state: Any) -> Any:
+def put_address(
+    u32: U32Columns,
+    u64: U64Columns,
+    i: U64,
+    side: I64,
+    n32: U32Array,
+    n64: U64Array,
+    row: U64,
+    state: I64Array,
+) -> I64:
     """Write the address columns of one side (0 source, 1 dest) of a row; return its validity bits."""
     ipv4 = SOURCE_IPV4 - side
     host = SOURCE_IPV6_HOST - 2 * side
@@ -107,7 +167,7 @@ def put_address(u32: Any, u64: Any, i: Any, side: Any, n32: Any, n64: Any, row: 
 
 
 @force_inlined
-def _within(seven: Any, first: Any, last: Any) -> Any:
+def _within(seven: U64, first: I64, last: I64) -> U64:
     """Return 0x80 in each byte of ``seven`` (below 0x80) that is in ``first .. last``."""
     each = np.uint64(0x0101010101010101)
     below = seven + np.uint64(0x80 - first) * each
@@ -115,7 +175,7 @@ def _within(seven: Any, first: Any, last: Any) -> Any:
 
 
 @force_inlined
-def _odd_bytes(word: Any) -> Any:
+def _odd_bytes(word: U64) -> U64:
     """Return 0 only if all eight bytes are letters, digits, hyphens or underscores."""
     seven = word & _SEVEN_BITS
     plain = _within(seven | _LOWER, 0x61, 0x7A) | _within(seven, 0x30, 0x39)
@@ -124,7 +184,7 @@ def _odd_bytes(word: Any) -> Any:
 
 
 @force_inlined
-def put_text(buf: Any, off: Any, size: Any, out: Any, pos: Any) -> Any:
+def put_text(buf: Bytes, off: U64, size: U64, out: Bytes, pos: U64) -> U64:
     """Write one label in presentation form; return the end. ``out`` has room for ``4 * size + SLACK`` bytes."""
     # Nearly all labels need no escapes, and copying whole words has no branch per byte. What is copied too much is
     # written over by what comes next.
@@ -142,13 +202,8 @@ def put_text(buf: Any, off: Any, size: Any, out: Any, pos: Any) -> Any:
 
 
 @force_inlined
-def put_labels(
-    buf: Any, off: Any, length: Any, starts: Any, texts: Any, base: Any, used: Any, state: Any
-) -> Any:
-    """Write the labels of a wire name from the right, the rest joined in label9; return how many columns.
-
-    Returns -1 if a column has no room; SHORT_COLUMN and SHORT_BYTES then tell which and how much.
-    """
+def _find_labels(buf: Bytes, off: U64, length: U64, starts: U64Array) -> U64:
+    """List where the labels of a wire name begin, from the left; return how many there are."""
     one = np.uint64(1)
     at = off
     end = off + max(length, one) - one
@@ -157,6 +212,26 @@ def put_labels(
         starts[count] = at
         count += one
         at += one + np.uint64(buf[at])
+    return count
+
+
+@force_inlined
+def put_labels(
+    buf: Bytes,
+    off: U64,
+    length: U64,
+    starts: U64Array,
+    texts: Bytes,
+    base: I64Array,
+    used: I64Array,
+    state: I64Array,
+) -> I64:
+    """Write the labels of a wire name from the right, the rest joined in label9; return how many columns.
+
+    Returns -1 if a column has no room; SHORT_COLUMN and SHORT_BYTES then tell which and how much.
+    """
+    one = np.uint64(1)
+    count = _find_labels(buf, off, length, starts)
     shown = min(count, np.uint64(LABELS))
     for k in range(shown):
         start = starts[count - one - k]
@@ -178,27 +253,66 @@ def put_labels(
     return np.int64(shown)
 
 
+@force_inlined
+def _has_room(column: I64, length: I64, base: I64Array, used: I64Array, state: I64Array) -> bool:
+    """Tell whether a column of bytes has room for a value; if not, SHORT_COLUMN and SHORT_BYTES say what it lacks."""
+    if base[column] + used[column] + length + SLACK <= base[column + 1]:
+        return True
+    state[SHORT_COLUMN] = column
+    state[SHORT_BYTES] = length + SLACK
+    return False
+
+
+@force_inlined
+def _append_bytes(
+    buf: Bytes, off: U64, length: I64, column: I64, texts: Bytes, base: I64Array, used: I64Array
+) -> None:
+    """Append a value to a column of bytes that has room for it."""
+    put_bytes(buf, off, np.uint64(length), texts, np.uint64(base[column] + used[column]))
+    used[column] += length
+
+
+@force_inlined
+def _copy_fields(u32: U32Columns, i: U64, fields: U32Array, copied: U32Array, row: U64) -> I64:
+    """Copy numbers of the batch; return the validity bits of those that are there."""
+    present = u32[c.PRESENT, i]
+    bits = 0
+    for k in range(fields.shape[1]):
+        has = fields[FIELD_PRESENT, k] == 0 or present & fields[FIELD_PRESENT, k] != 0
+        value = u32[np.uint64(fields[FIELD, k]), i]
+        copied[k, row] = value if has and value & fields[FIELD_REJECT, k] == 0 else np.uint32(0)
+        if has:
+            bits |= VALID_FIELD << k
+    return bits
+
+
+@force_inlined
+def _response_time(u32: U32Columns, u64: U64Columns, i: U64) -> U64:
+    """Return the time of the answer, microseconds since 1970; 0 if the frame has none."""
+    present = u32[c.PRESENT, i]
+    seconds = u64[c.RESPONSE_TIME_SEC, i]
+    micros = np.uint64(0)
+    if present & c.HAS_RESPONSE_TIME_SEC != 0 and seconds >> np.uint64(63) == 0:
+        micros = seconds * np.uint64(_MICROSECONDS)
+        if present & c.HAS_RESPONSE_TIME_NSEC != 0:
+            micros += np.uint64(u32[c.RESPONSE_TIME_NSEC, i] // np.uint32(1000))
+    return micros
+
+
+@force_inlined
+def _list_rows(u32: U32Columns, fate: Fates, start: I64, n: I64) -> U64:
+    """List the rows whose fate is SESSION in LEFT_ROW; return how many there are."""
+    left = np.uint64(0)
+    for k in range(np.uint64(start), np.uint64(n)):
+        u32[c.LEFT_ROW, left] = k
+        left += np.uint64(1) if fate[k] == c.SESSION else np.uint64(0)
+    return left
+
+
 @kernel
 def append_rows(
-    buf: Any,
-    u32: Any,
-    u64: Any,
-    fate: Any,
-    start: Any,
-    n: Any,
-    n32: Any,
-    n64: Any,
-    n16: Any,
-    protocol: Any,
-    valid: Any,
-    labels: Any,
-    texts: Any,
-    base: Any,
-    used: Any,
-    offsets: Any,
-    starts: Any,
-    state: Any,
-) -> Any:
+    buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, start: I64, n: I64, out: Rows, state: I64Array
+) -> I64:
     """Append the rows ``start <= i < n`` whose fate is SESSION; return the row where it stopped.
 
     Stops before ``n`` when a column has no room for the row: give it more and go on from there.
@@ -206,100 +320,46 @@ def append_rows(
     Parameters
     ----------
     buf, u32, u64, fate : see edm.kernel.columns
-    n32 : uint32[2, capacity]
-    n64 : uint64[5, capacity]
-    n16 : uint16[2, capacity]
-    protocol : uint8[capacity]
-    valid : uint8[capacity], VALID_* bits
-    labels : uint8[capacity], how many of label0..label9 are there
-    texts : uint8[...], bytes of column ``k`` in ``texts[base[k]:base[k + 1]]``
-    base : int64[N_TEXTS + 1]
-    used : int64[N_TEXTS], bytes of each column
-    offsets : int32[N_TEXTS, capacity + 1]
-    starts : uint64[127], scratch
+    out : see :class:`Rows`
     state : int64[N_STATE]
     """
-    left = np.uint64(0)
-    for k in range(np.uint64(start), np.uint64(n)):
-        u32[c.LEFT_ROW, left] = k
-        left += np.uint64(1) if fate[k] == c.SESSION else np.uint64(0)
-    for j in range(left):
+    texts, base, used = out.texts, out.base, out.used
+    for j in range(_list_rows(u32, fate, start, n)):
         i = np.uint64(u32[c.LEFT_ROW, j])
-        row_in = np.int64(i)
+        stopped = np.int64(i)
         row = np.uint64(state[ROWS])
-        if row >= np.uint64(valid.shape[0]):
+        if row >= np.uint64(out.valid.shape[0]):
             state[SHORT_COLUMN] = -1
-            return row_in
+            return stopped
         message_len = np.int64(u32[c.RESPONSE_MESSAGE_LEN, i])
-        present = u32[c.PRESENT, i]
-        identity_len = np.int64(u32[c.IDENTITY_LEN, i]) if present & c.HAS_IDENTITY != 0 else 0
-        if base[RESPONSE_MESSAGE] + used[RESPONSE_MESSAGE] + message_len + SLACK > base[RESPONSE_MESSAGE + 1]:
-            state[SHORT_COLUMN] = RESPONSE_MESSAGE
-            state[SHORT_BYTES] = message_len + SLACK
-            return row_in
-        if base[SERVER_ID] + used[SERVER_ID] + identity_len + SLACK > base[SERVER_ID + 1]:
-            state[SHORT_COLUMN] = SERVER_ID
-            state[SHORT_BYTES] = identity_len + SLACK
-            return row_in
-        count = put_labels(
-            buf,
-            np.uint64(u32[c.QNAME_OFF, i]),
-            np.uint64(u32[c.QNAME_LEN, i]),
-            starts,
-            texts,
-            base,
-            used,
-            state,
-        )
+        identity_len = np.int64(u32[c.IDENTITY_LEN, i]) if u32[c.PRESENT, i] & c.HAS_IDENTITY != 0 else 0
+        if not _has_room(RESPONSE_MESSAGE, message_len, base, used, state):
+            return stopped
+        if not _has_room(SERVER_ID, identity_len, base, used, state):
+            return stopped
+        name_off, name_len = np.uint64(u32[c.QNAME_OFF, i]), np.uint64(u32[c.QNAME_LEN, i])
+        count = put_labels(buf, name_off, name_len, out.starts, texts, base, used, state)
         if count < 0:
             for k in range(LABELS):
-                used[k] = offsets[k, row]
-            return row_in
-        put_bytes(
-            buf,
+                used[k] = out.offsets[k, row]
+            return stopped
+        message_off, identity_off = (
             np.uint64(u32[c.RESPONSE_MESSAGE_OFF, i]),
-            np.uint64(message_len),
-            texts,
-            np.uint64(base[RESPONSE_MESSAGE] + used[RESPONSE_MESSAGE]),
-        )
-        used[RESPONSE_MESSAGE] += message_len
-        put_bytes(
-            buf,
             np.uint64(u32[c.IDENTITY_OFF, i]),
-            np.uint64(identity_len),
-            texts,
-            np.uint64(base[SERVER_ID] + used[SERVER_ID]),
         )
-        used[SERVER_ID] += identity_len
+        _append_bytes(buf, message_off, message_len, RESPONSE_MESSAGE, texts, base, used)
+        _append_bytes(buf, identity_off, identity_len, SERVER_ID, texts, base, used)
         for k in range(N_TEXTS):
-            offsets[k, row + np.uint64(1)] = used[k]
-        labels[row] = count
-
-        bits = put_address(u32, u64, i, 0, n32, n64, row, state)
-        bits |= put_address(u32, u64, i, 1, n32, n64, row, state)
+            out.offsets[k, row + np.uint64(1)] = used[k]
+        out.labels[row] = count
+        bits = put_address(u32, u64, i, 0, out.n32, out.n64, row, state)
+        bits |= put_address(u32, u64, i, 1, out.n32, out.n64, row, state)
         if u32[c.SOCKET_FAMILY, i] > INET6:
             state[UNKNOWN_FAMILIES] += 1
-        for side in range(2):
-            port = u32[c.QUERY_PORT + side, i]
-            if present & (c.HAS_QUERY_PORT << side) == 0:
-                port = np.uint32(0)
-            else:
-                bits |= VALID_SOURCE_PORT << side
-            # A port that does not fit a signed 32-bit number is stored as 0, others modulo 2**16.
-            n16[SOURCE_PORT - side, row] = port & 0xFFFF if port < 1 << 31 else 0
-        protocol[row] = 0
-        if present & c.HAS_SOCKET_PROTOCOL != 0:
-            protocol[row] = u32[c.SOCKET_PROTOCOL, i] & 0xFF
-            bits |= VALID_PROTOCOL
+        bits |= _copy_fields(u32, i, out.fields, out.copied, row)
         if identity_len > 0:
             bits |= VALID_SERVER_ID
-        micros = np.uint64(0)
-        seconds = u64[c.RESPONSE_TIME_SEC, i]
-        if present & c.HAS_RESPONSE_TIME_SEC != 0 and seconds >> np.uint64(63) == 0:
-            micros = seconds * np.uint64(_MICROSECONDS)
-            if present & c.HAS_RESPONSE_TIME_NSEC != 0:
-                micros += np.uint64(u32[c.RESPONSE_TIME_NSEC, i] // np.uint32(1000))
-        n64[RESPONSE_TIME, row] = micros
-        valid[row] = bits
+        out.n64[RESPONSE_TIME, row] = _response_time(u32, u64, i)
+        out.valid[row] = bits
         state[ROWS] += 1
     return n

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from edm.files.column import schema_of
 from edm.kernel.columns import BATCH_ROWS, U8Array, U32Array, U64Array
 from edm.stages.session import row_kernels as k
-
-_MICROS = pa.timestamp("us", "UTC")
-
-SCHEMA = pa.schema(
-    [
-        ("dest_ipv4", pa.uint32()),
-        ("dest_ipv6_host", pa.uint64()),
-        ("dest_ipv6_network", pa.uint64()),
-        ("dest_port", pa.uint16()),
-        ("dns_protocol", pa.uint8()),
-        *((f"label{label}", pa.string()) for label in range(k.LABELS)),
-        ("query_message", pa.binary()),
-        ("query_time", _MICROS),
-        ("response_message", pa.binary()),
-        ("response_time", _MICROS),
-        ("server_id", pa.binary()),
-        ("source_ipv4", pa.uint32()),
-        ("source_ipv6_host", pa.uint64()),
-        ("source_ipv6_network", pa.uint64()),
-        ("source_port", pa.uint16()),
-    ]
-)
-"""Columns of a session file, in the Go daemon's (alphabetical) order; all may be NULL."""
+from edm.stages.session.columns import COLUMNS, Field, Number, SessionColumn, Text, fields_of
 
 DEFAULT_ROWS = 1 << 16
 DEFAULT_BYTES = 64 << 20
@@ -58,37 +38,50 @@ class RowCounts(NamedTuple):
 
 
 class SessionRows:
-    """A builder of record batches with :data:`SCHEMA`, owned by one worker and used by one thread at a time.
+    """A builder of record batches of session rows, owned by one worker and used by one thread at a time.
 
     Parameters
     ----------
     capacity_rows : rows after which the builder calls itself full; it takes more if it must
     capacity_bytes : likewise, bytes of text, response messages and server identities
+    columns : the columns of the batches, in order
     """
 
-    def __init__(self, capacity_rows: int = DEFAULT_ROWS, capacity_bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(
+        self,
+        capacity_rows: int = DEFAULT_ROWS,
+        capacity_bytes: int = DEFAULT_BYTES,
+        columns: Sequence[SessionColumn] = COLUMNS,
+    ) -> None:
+        self._columns = columns
+        self._schema = schema_of(columns)
+        self._fields = fields_of(columns)
         self.capacity_rows = capacity_rows
         self.capacity_bytes = capacity_bytes
         self._state = np.zeros(k.N_STATE, np.int64)
-        self._starts: U64Array = np.zeros(127, np.uint64)
         self._text_sizes = np.maximum(_FIRST_GUESS * capacity_rows, 4 * _LONGEST_NAME)
-        self._start_buffers()
+        self._rows = self._start_buffers()
 
-    def _start_buffers(self) -> None:
+    def _start_buffers(self) -> k.Rows:
         # Full is asked after a batch of frames, not within it: leave room for one that begins just before.
         rows = self.capacity_rows + BATCH_ROWS
-        self._n32: U32Array = np.empty((2, rows), np.uint32)
-        self._n64: U64Array = np.empty((5, rows), np.uint64)
-        self._n16: npt.NDArray[np.uint16] = np.empty((2, rows), np.uint16)
-        self._protocol: U8Array = np.empty(rows, np.uint8)
-        self._valid: U8Array = np.empty(rows, np.uint8)
-        self._labels: U8Array = np.empty(rows, np.uint8)
-        self._offsets: npt.NDArray[np.int32] = np.empty((k.N_TEXTS, rows + 1), np.int32)
-        self._offsets[:, 0] = 0
-        self._used = np.zeros(k.N_TEXTS, np.int64)
-        self._base = np.concatenate([[0], np.cumsum(self._text_sizes)])
-        self._texts: U8Array = np.empty(int(self._base[-1]), np.uint8)
+        base = np.concatenate([[0], np.cumsum(self._text_sizes)])
+        offsets = np.empty((k.N_TEXTS, rows + 1), np.int32)
+        offsets[:, 0] = 0
         self._state[:] = 0
+        return k.Rows(
+            n32=np.empty((k.N_N32, rows), np.uint32),
+            n64=np.empty((k.N_N64, rows), np.uint64),
+            fields=self._fields,
+            copied=np.empty((self._fields.shape[1], rows), np.uint32),
+            valid=np.empty(rows, np.uint32),
+            labels=np.empty(rows, np.uint8),
+            texts=np.empty(int(base[-1]), np.uint8),
+            base=base,
+            used=np.zeros(k.N_TEXTS, np.int64),
+            offsets=offsets,
+            starts=np.zeros(k.NAME_LABELS, np.uint64),
+        )
 
     def __len__(self) -> int:
         return int(self._state[k.ROWS])
@@ -96,7 +89,7 @@ class SessionRows:
     @property
     def full(self) -> bool:
         """Whether the batch should be taken before more is appended."""
-        return len(self) >= self.capacity_rows or int(self._used.sum()) >= self.capacity_bytes
+        return len(self) >= self.capacity_rows or int(self._rows.used.sum()) >= self.capacity_bytes
 
     def append(self, buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: int) -> RowCounts:
         """Append the rows of a batch whose fate is SESSION.
@@ -115,10 +108,7 @@ class SessionRows:
         before = state.copy()
         row = 0
         while True:
-            row = k.append_rows(
-                buf, u32, u64, fate, row, n, self._n32, self._n64, self._n16, self._protocol, self._valid,
-                self._labels, self._texts, self._base, self._used, self._offsets, self._starts, state,
-            )  # fmt: skip
+            row = k.append_rows(buf, u32, u64, fate, row, n, self._rows, state)
             if row == n:
                 break
             if state[k.SHORT_COLUMN] < 0:
@@ -134,25 +124,22 @@ class SessionRows:
         )
 
     def _grow_rows(self) -> None:
-        rows = self._valid.shape[0]
-        for name in ("_n32", "_n64", "_n16", "_protocol", "_valid", "_labels", "_offsets"):
-            old = getattr(self, name)
-            wide = np.empty((*old.shape[:-1], old.shape[-1] + rows + 64), old.dtype)
-            wide[..., : old.shape[-1]] = old
-            setattr(self, name, wide)
+        old = self._rows
+        more = old.valid.shape[0] + 64
+        # All buffers that have a place per row: their last axis is the rows.
+        per_row = ("n32", "n64", "copied", "valid", "labels", "offsets")
+        self._rows = old._replace(**{name: _widened(getattr(old, name), more) for name in per_row})
 
     def _grow_text(self, column: int, need: int) -> None:
-        used = self._used
-        if used[column] + need > _OFFSET_MAX:
+        old = self._rows
+        if old.used[column] + need > _OFFSET_MAX:
             raise OverflowError("session rows: a column passes 2 GiB; take() the batch when it is full")
         self._text_sizes[column] = min(2 * self._text_sizes[column] + need, _OFFSET_MAX)
         base = np.concatenate([[0], np.cumsum(self._text_sizes)])
         texts = np.empty(int(base[-1]), np.uint8)
-        for text in range(k.N_TEXTS):
-            texts[base[text] : base[text] + used[text]] = self._texts[
-                self._base[text] : self._base[text] + used[text]
-            ]
-        self._base, self._texts = base, texts
+        for text, used in enumerate(old.used.tolist()):
+            texts[base[text] : base[text] + used] = old.texts[old.base[text] : old.base[text] + used]
+        self._rows = old._replace(base=base, texts=texts)
 
     def take(self) -> pa.RecordBatch:
         """Return the collected rows, in the order appended, and start anew.
@@ -160,48 +147,53 @@ class SessionRows:
         The batch owns the buffers; nothing of it is written to again.
         """
         rows = len(self)
-        arrays = {
-            "query_message": pa.nulls(rows, pa.binary()),
-            "query_time": pa.nulls(rows, _MICROS),
-            "response_message": self._text(k.RESPONSE_MESSAGE, pa.binary(), None),
-            "server_id": self._text(k.SERVER_ID, pa.binary(), self._has(k.VALID_SERVER_ID)),
-            "response_time": _numbers(_MICROS, self._n64[k.RESPONSE_TIME, :rows], None),
-            "dns_protocol": _numbers(pa.uint8(), self._protocol[:rows], self._has(k.VALID_PROTOCOL)),
-        }
-        for side, name in enumerate(("source", "dest")):
-            ipv4 = self._n32[k.SOURCE_IPV4 - side, :rows]
-            host = self._n64[k.SOURCE_IPV6_HOST - 2 * side, :rows]
-            network = self._n64[k.SOURCE_IPV6_NETWORK - 2 * side, :rows]
-            port = self._n16[k.SOURCE_PORT - side, :rows]
-            ipv6 = self._has(k.VALID_SOURCE_IPV6 << side)
-            arrays[f"{name}_ipv4"] = _numbers(pa.uint32(), ipv4, self._has(k.VALID_SOURCE_IPV4 << side))
-            arrays[f"{name}_ipv6_host"] = _numbers(pa.uint64(), host, ipv6)
-            arrays[f"{name}_ipv6_network"] = _numbers(pa.uint64(), network, ipv6)
-            arrays[f"{name}_port"] = _numbers(pa.uint16(), port, self._has(k.VALID_SOURCE_PORT << side))
-        for label in range(k.LABELS):
-            arrays[f"label{label}"] = self._text(label, pa.string(), self._labels[:rows] > label)
-        batch = pa.RecordBatch.from_arrays([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
+        copied = iter(range(self._fields.shape[1]))
+        arrays = [self._array(column, copied) for column in self._columns]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
         if 4 * rows >= self.capacity_rows:
             # The next batch will be like this one: room for it, and a little more.
-            likely = self._used * self.capacity_rows // rows
+            likely = self._rows.used * self.capacity_rows // rows
             self._text_sizes = likely + likely // 4 + 4 * _LONGEST_NAME
-        self._start_buffers()
+        self._rows = self._start_buffers()
         return batch
 
-    def _has(self, bit: int) -> npt.NDArray[np.bool_]:
-        present: npt.NDArray[np.bool_] = (self._valid[: len(self)] & bit) != 0
-        return present
-
-    def _text(self, column: int, kind: pa.DataType, present: npt.NDArray[np.bool_] | None) -> pa.Array:
+    def _array(self, column: SessionColumn, copied: Iterator[int]) -> pa.Array:
+        """Return the values of a column; ``copied`` numbers those that are copied from the batch."""
         rows = len(self)
-        start = int(self._base[column])
+        match column.source:
+            case Field(_, present):
+                number = next(copied)
+                values = self._rows.copied[number, :rows].astype(column.type.to_pandas_dtype())
+                return _numbers(column.type, values, self._has(k.VALID_FIELD << number if present else 0))
+            case Number(buffer, place, valid):
+                values = getattr(self._rows, buffer)[place, :rows]
+                return _numbers(column.type, values, self._has(valid))
+            case Text(place, valid):
+                labels = place < k.LABELS
+                there = self._rows.labels[:rows] > place if labels else self._has(valid)
+                return self._text(place, column.type, there)
+            case None:
+                return pa.nulls(rows, column.type)
+
+    def _has(self, bit: int) -> npt.NDArray[np.bool_] | None:
+        return (self._rows.valid[: len(self)] & bit) != 0 if bit else None
+
+    def _text(self, place: int, kind: pa.DataType, present: npt.NDArray[np.bool_] | None) -> pa.Array:
+        rows = len(self)
+        start = int(self._rows.base[place])
         validity, nulls = _validity(present)
         buffers = [
             validity,
-            pa.py_buffer(self._offsets[column, : rows + 1]),
-            pa.py_buffer(self._texts[start : start + int(self._used[column])]),
+            pa.py_buffer(self._rows.offsets[place, : rows + 1]),
+            pa.py_buffer(self._rows.texts[start : start + int(self._rows.used[place])]),
         ]
         return pa.Array.from_buffers(kind, rows, buffers, nulls)
+
+
+def _widened(old: npt.NDArray[Any], more: int) -> npt.NDArray[Any]:
+    wide = np.empty((*old.shape[:-1], old.shape[-1] + more), old.dtype)
+    wide[..., : old.shape[-1]] = old
+    return wide
 
 
 def _validity(present: npt.NDArray[np.bool_] | None) -> tuple[pa.Buffer | None, int]:
