@@ -17,6 +17,7 @@ from types import FrameType
 import structlog
 
 from edm.config import Config
+from edm.config.values import parse_names
 from edm.engine import Engine
 from edm.errors import EdmError
 from edm.input.connection import End, Limits
@@ -225,11 +226,12 @@ class Daemon:
 
     def _start_http(self) -> None:
         config = self.config
+        names = parse_names(config.http_names)
         if config.metrics_address:
             rotate = self.rotate_on_request if config.enable_manual_parquet_rotation else None
-            self._servers.append(metrics_server(self.metrics, config.metrics_address, rotate))
+            self._servers.append(metrics_server(self.metrics, config.metrics_address, rotate, names))
         if config.debug_address:
-            self._servers.append(debug_server(config.debug_address))
+            self._servers.append(debug_server(config.debug_address, names, self.metrics))
         for server in self._servers:
             server.start()
 
