@@ -15,7 +15,7 @@ import structlog
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from edm.errors import ConfigError, OutputError
-from edm.observe import http as edm_http
+from edm.observe import serving
 from edm.observe.http import (
     HttpServer,
     RotationTimeoutError,
@@ -250,7 +250,7 @@ def test_stop_frees_the_port_and_is_bounded_while_work_is_stuck() -> None:
     server = metrics_server(Metrics(), "127.0.0.1:0", rotate=rotate)
     assert server.start()
     stuck = socket.create_connection(("127.0.0.1", server.port), timeout=10)
-    stuck.sendall(b"POST /debug/rotate-parquet HTTP/1.1\r\nHost: x\r\n\r\n")
+    stuck.sendall(b"POST /debug/rotate-parquet HTTP/1.1\r\nHost: localhost\r\n\r\n")
     idle = socket.create_connection(("127.0.0.1", server.port), timeout=10)
     half = socket.create_connection(("127.0.0.1", server.port), timeout=10)
     half.sendall(b"GET /metr")
@@ -276,7 +276,7 @@ def test_stop_right_after_start_and_start_again() -> None:
 def test_silent_and_half_requests_are_cut_off(
     monkeypatch: pytest.MonkeyPatch, serve: Callable[[HttpServer], HttpServer]
 ) -> None:
-    monkeypatch.setattr(edm_http, "_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(serving, "IDLE_SECONDS", 0.05)
     server = serve(metrics_server(Metrics(), "127.0.0.1:0"))
     for text in (b"", b"GET /metrics HTTP/1.1\r\nHos"):
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
@@ -288,8 +288,8 @@ def test_silent_and_half_requests_are_cut_off(
 def test_endless_answers_are_cut_off(
     monkeypatch: pytest.MonkeyPatch, serve: Callable[[HttpServer], HttpServer]
 ) -> None:
-    monkeypatch.setattr(edm_http, "_IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(edm_http, "_AGE_SECONDS", 0.2)
+    monkeypatch.setattr(serving, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(serving, "AGE_SECONDS", 0.2)
     finish = threading.Event()
     server = serve(metrics_server(Metrics(), "127.0.0.1:0", rotate=lambda _: finish.wait(30) and None))
     with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edm.config.key import Key, Kind, Value
-from edm.config.values import parse_address, parse_mode, parse_owner
+from edm.config.values import parse_address, parse_mode, parse_names, parse_owner
 from edm.files.reading import LIST_FILE_BYTES
 
 SALT_MIN = 8
@@ -288,6 +288,12 @@ class Settings:
     )
     debug_address: str = _observe(
         "127.0.0.1:6060", "HOST:PORT of the profiles; empty switches them off.", check=parse_address
+    )
+    http_names: str = _observe(
+        "",
+        "Names, separated by commas, under which metrics and profiles may be asked for, beyond IP addresses, "
+        "localhost, the name of this machine, and the one in metrics-address or debug-address; * allows any.",
+        check=parse_names,
     )
     log_format: str = _observe(
         "auto",

@@ -105,6 +105,20 @@ def parse_owner(text: str) -> tuple[str, str]:
     return user, group
 
 
+_NAME = re.compile(r"\*|(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+
+
+def parse_names(text: str) -> list[str]:
+    """Split a list of host names, separated by commas; ``*`` stands for any name."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"must be host names without port, separated by commas, which {shorten(name)} is not"
+            )
+    return names
+
+
 def plain(text: str) -> str:
     """Return a name for a message: control characters escaped, cut to a readable length, not quoted."""
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:60])
@@ -124,6 +138,7 @@ __all__ = [
     "parse_bool",
     "parse_int",
     "parse_mode",
+    "parse_names",
     "parse_owner",
     "parse_uint16",
     "plain",

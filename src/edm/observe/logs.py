@@ -117,7 +117,11 @@ class _Output:
 
 
 class _Bridge(logging.Handler):
-    """Hands records of the standard logging to structlog."""
+    """Hands records of the standard logging to structlog; warnings and errors only as often as our own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limited = RateLimited(None)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -125,15 +129,19 @@ class _Bridge(logging.Handler):
         except Exception:  # wrong arguments in a library's log call
             message = str(record.msg)
         logger = structlog.get_logger().bind(logger=record.name)
-        exc_info = {"exc_info": record.exc_info} if record.exc_info and record.exc_info[0] else {}
-        if record.levelno >= logging.ERROR:
-            logger.error(message, **exc_info)
-        elif record.levelno >= logging.WARNING:
-            logger.warning(message, **exc_info)
-        elif record.levelno >= logging.INFO:
-            logger.info(message, **exc_info)
-        else:
-            logger.debug(message, **exc_info)
+        exc_info: dict[str, Any] = (
+            {"exc_info": record.exc_info} if record.exc_info and record.exc_info[0] else {}
+        )
+        if record.levelno < logging.WARNING:
+            method = logger.info if record.levelno >= logging.INFO else logger.debug
+            method(message, **exc_info)
+            return
+        suppressed = self._limited.take(f"{record.name}: {record.msg}")
+        if suppressed is None:
+            return
+        more: dict[str, Any] = {"suppressed": suppressed} if suppressed else {}
+        method = logger.error if record.levelno >= logging.ERROR else logger.warning
+        method(message, **exc_info, **more)
 
 
 def configure(
@@ -296,6 +304,11 @@ class RateLimited:
     def error(self, event: str, count: int = 1, **fields: Any) -> None:
         """Log at ERROR that ``event`` happened ``count`` times, if the limit allows."""
         self._log("error", event, count, fields)
+
+    def take(self, event: str) -> int | None:
+        """Count ``event``; return how many were suppressed before if its line may be logged by the caller, else None."""
+        with self._lock:
+            return self._take("warning", event, 1, {})
 
     def flush(self) -> None:
         """Log what was suppressed of events that have not come again since, one line each.

@@ -192,6 +192,11 @@ class Metrics:
         self.ledgers = self.counter(
             "edm_ledger_intervals_total", "Intervals by whether their ledger closed", ("result",)
         )
+        self.http_refused = self.counter(
+            "edm_http_refused_total",
+            "HTTP requests and connections that were refused",
+            ("endpoint", "reason"),
+        )
         # As the Go client's handler counts its own work.
         self.scrapes = self.counter(
             "promhttp_metric_handler_requests_total", "Scrapes by HTTP status code", ("code",)
