@@ -25,6 +25,7 @@ def frames(times: dict[str, int]) -> list[bytes]:
         wire = b"".join(bytes([len(label)]) + label.encode() for label in f"{name}.unseen.example".split("."))
         header = bytes.fromhex("123481800001000000000000")
         frame.message.response_message = header + wire + bytes.fromhex("0000010001")
+        frame.message.type = 6  # CLIENT_RESPONSE
         frame.message.response_time_sec = seconds
         made.append(frame.SerializeToString())
     return made
@@ -39,6 +40,8 @@ def test_an_event_beyond_the_year_9999_is_dropped_and_counted(tmp_path: Path) ->
     capture.write_bytes(head[: frames_start(head)] + data + stop)
     metrics = Metrics()
     summary = minimise(golden.golden_config(tmp_path / "data"), [str(capture)], lambda *_: None, metrics)
+
+    assert summary.frames["session"] == 4, summary.frames
 
     def total(name: str) -> float | None:
         return metrics.registry.get_sample_value(f"edm_new_qname_{name}_total")
