@@ -15,8 +15,9 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from edm.config.address import parse_address
 from edm.config.key import Key, Kind, Value
-from edm.config.values import parse_address, parse_mode, parse_names, parse_owner
+from edm.config.values import parse_mode, parse_names, parse_owner
 from edm.files.reading import LIST_FILE_BYTES
 
 SALT_MIN = 8
@@ -243,7 +244,8 @@ class Settings:
         "edm-mqtt-client.pem", "Client certificate (PEM) for the connection to the broker.", reload="reload"
     )
     mqtt_server: str = _mqtt(
-        "127.0.0.1:8883", "The broker: HOST:PORT (TLS) or an URL such as tls://HOST:PORT."
+        "127.0.0.1:8883",
+        "The broker: HOST:PORT (TLS) or an URL such as tls://HOST:PORT. Without PORT it is 8883, without TLS 1883.",
     )
     mqtt_ca_file: str = _mqtt("", "Authorities (PEM) trusted for the broker; empty trusts the system's.")
     mqtt_keepalive: int = _mqtt(30, "Keep-alive interval of the connection.", unit="seconds", kind="uint16")

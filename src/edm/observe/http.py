@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
-import os
 import socket
 import sys
 import threading
@@ -23,7 +22,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edm.errors import ConfigError, EdmError
+from edm.config.address import bind, parse_address, reason_of
+from edm.errors import EdmError
 from edm.observe import profiles
 from edm.observe.metrics import Metrics
 from edm.observe.origin import Origins
@@ -50,38 +50,14 @@ class ShuttingDownError(EdmError):
     """The daemon is stopping and takes no more requests."""
 
 
-def parse_address(address: str) -> tuple[str, int]:
-    """Split ``host:port`` or ``[v6]:port``; an empty host means all interfaces.
-
-    Raises
-    ------
-    ConfigError
-        It has another form, or the port is no number up to 65535.
-    """
-    host, colon, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ConfigError(f"address {address!r}: write an IPv6 address in brackets, as in [::1]:2112")
-    if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        raise ConfigError(f"address {address!r}: must be host:port with a port number up to 65535")
-    return host, int(port)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    if not host and socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    family, _, _, _, where = socket.getaddrinfo(
-        host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    return socket.create_server(where[:2], family=family)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        # The library adds the address to the text; those of the resolver are negative numbers with a text.
-        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
-    return str(error)
+def _listen(text: str) -> socket.socket:
+    sock = bind(parse_address(text))
+    try:
+        sock.listen()
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
@@ -157,9 +133,10 @@ class HttpServer:
     def start(self) -> bool:
         """Bind and serve; return whether it worked. A failure is logged with the address and the reason."""
         try:
-            self._socket = _listen(*parse_address(self.address))
-        except (EdmError, OSError) as reason:
-            log.error("cannot serve HTTP", endpoint=self.name, address=self.address, reason=_reason(reason))
+            self._socket = _listen(self.address)
+        except (ValueError, OSError) as error:
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
+            log.error("cannot serve HTTP", endpoint=self.name, address=self.address, reason=reason)
             return False
         self._port = self._socket.getsockname()[1]
         desk = Desk(self.name, self._on_refused, self._on_suppressed)
@@ -350,5 +327,4 @@ __all__ = [
     "debug_server",
     "metrics_app",
     "metrics_server",
-    "parse_address",
 ]

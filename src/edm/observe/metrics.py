@@ -147,6 +147,7 @@ class Metrics:
         declare("edm_blocks_total", "Blocks handed to the workers")
         declare("edm_new_qname_queued_total", "new_qname events queued")
         declare("edm_new_qname_discarded_total", "new_qname events discarded because the queue was full")
+        declare("edm_new_qname_dropped_total", "new_qname events queued that have no form, so were dropped")
         declare("edm_cryptopan_lru_hit_total", "Addresses whose pseudonym was in the cache")
         declare("edm_cryptopan_lru_evicted_total", "Pseudonyms evicted from the cache")
         declare("edm_seen_qname_lru_evicted_total", "Names evicted from the in-memory part of the seen set")
@@ -289,9 +290,25 @@ class Metrics:
         """Count what one batch did to the pseudonym cache."""
         self._totals.add({"edm_cryptopan_lru_hit_total": hits, "edm_cryptopan_lru_evicted_total": evicted})
 
-    def count_new_qnames(self, queued: int, discarded: int) -> None:
-        """Count new_qname events of one batch by whether the queue took them."""
-        self._totals.add({"edm_new_qname_queued_total": queued, "edm_new_qname_discarded_total": discarded})
+    def count_new_qnames(self, queued: int, discarded: int, dropped: int = 0) -> None:
+        """Count new_qname events of one batch by whether the queue took them.
+
+        Parameters
+        ----------
+        queued : int
+            Those that the queue took and, as the Go daemon counts, those that were ``dropped``.
+        discarded : int
+            Those for which the queue had no room.
+        dropped : int
+            Those whose time cannot be written (beyond the year 9999).
+        """
+        self._totals.add(
+            {
+                "edm_new_qname_queued_total": queued,
+                "edm_new_qname_discarded_total": discarded,
+                "edm_new_qname_dropped_total": dropped,
+            }
+        )
 
     def count_suppressed(self, lines: int) -> None:
         """Count repeated errors that were not logged (see :class:`edm.observe.logs.RateLimited`)."""
