@@ -118,6 +118,8 @@ elif _MODE and not os.environ["NUMBA_CACHE_DIR"].endswith(_MODE):
 import numba  # noqa: E402
 import numpy as np  # noqa: E402
 
+from edm.kernel.columns import I64, U64, Bytes, U64Array  # noqa: E402
+
 JIT_DISABLED = bool(getattr(numba.config, "DISABLE_JIT", False))
 
 
@@ -191,7 +193,7 @@ def mark_cache_warm() -> None:
 
 
 @force_inlined
-def le64(buf: Any, i: Any) -> Any:
+def le64(buf: Bytes, i: U64) -> U64:
     """Return the little-endian 64-bit number at ``i`` (uint64) as uint64. The caller has checked ``i + 8``."""
     return (
         np.uint64(buf[i])
@@ -206,7 +208,7 @@ def le64(buf: Any, i: Any) -> Any:
 
 
 @force_inlined
-def put_le64(out: Any, i: Any, word: Any) -> Any:
+def put_le64(out: Bytes, i: U64, word: U64) -> None:
     """Write ``word`` (uint64) to the eight bytes at ``i`` (uint64). The caller has checked ``i + 8``."""
     out[i] = word & np.uint64(0xFF)
     out[i + np.uint64(1)] = (word >> np.uint64(8)) & np.uint64(0xFF)
@@ -245,7 +247,7 @@ def _prefetch_code() -> Any:
     return prefetch
 
 
-def _no_prefetch(array: Any, i: Any) -> None:
+def _no_prefetch(array: U64Array, i: U64) -> None:
     """Stand for :data:`prefetch` where kernels are plain Python."""
 
 
@@ -255,19 +257,19 @@ waits for it, and it is no error if there is no such element."""
 
 
 @inlined
-def u8(buf: Any, i: Any) -> Any:
+def u8(buf: Bytes, i: I64) -> I64:
     """Return byte ``i`` of ``buf`` widened to int64. The caller has checked ``i``."""
     return np.int64(buf[np.uint64(i)])  # an unsigned index spares Numba's check for negative ones
 
 
 @inlined
-def be16(buf: Any, i: Any) -> Any:
+def be16(buf: Bytes, i: I64) -> I64:
     """Return the big-endian 16-bit number at ``i`` as int64. The caller has checked ``i + 2``."""
     return (u8(buf, i) << 8) | u8(buf, i + 1)
 
 
 @inlined
-def be32(buf: Any, i: Any) -> Any:
+def be32(buf: Bytes, i: I64) -> I64:
     """Return the big-endian 32-bit number at ``i`` as int64. The caller has checked ``i + 4``."""
     return (u8(buf, i) << 24) | (u8(buf, i + 1) << 16) | (u8(buf, i + 2) << 8) | u8(buf, i + 3)
 
