@@ -1,15 +1,19 @@
-# make demo and make test do everything on a machine that has Python 3.11+, pip, make and (for the end-to-end
-# tests) apt. Everything goes into .venv; nothing else is touched, except that make test installs Debian packages
-# of the servers it starts when it may (root) and they are missing.
+# make demo and make test do everything on a machine that has Python 3.11+ with venv, make and (for the end-to-end
+# tests) apt. Python packages go into .venv and compiled kernels into the user's cache folder. Debian packages are
+# installed only by root and only where they are missing: the one that Python needs to make .venv, and for
+# make test the servers that it starts.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --dist worksteal
-STAMP := $(VENV)/.installed
+RUNTIME := $(VENV)/.installed
+STAMP := $(VENV)/.installed-dev
 SERVERS := unbound dnsdist dnsperf fstrm-bin mosquitto
 KERNEL_TESTS := tests/stages tests/kernel tests/observe/test_ledger.py tests/test_golden.py tests/fuzz
+STAGES := test-fast test-e2e test-checked test-plain
 
 FUZZ := PYTHONPATH=src:tests $(BIN)/python
 FUZZ_SECONDS ?= 60
@@ -17,31 +21,57 @@ FUZZ_SEED ?= 1
 FUZZ_FOLDER ?= build/fuzz
 FUZZ_TARGETS ?= capture configuration dawg dns dnstap framestream keys names packets pipeline prefixes seen_log
 
-.PHONY: setup demo test test-modes fuzz check bench format lock servers clean
+.PHONY: setup runtime demo test $(STAGES) test-quick test-modes fuzz check bench format lock servers clean
 
+# What running needs.
+runtime: $(RUNTIME)
+
+$(RUNTIME): requirements.lock requirements-build.lock pyproject.toml
+	@sh packaging/python_venv.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --require-hashes -r requirements.lock -r requirements-build.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $(RUNTIME)
+
+# And what tests and checks need.
 setup: $(STAMP)
 
-$(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed ($(PYTHON))" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+$(STAMP): $(RUNTIME) requirements-dev.lock
+	$(PIP) --require-hashes -r requirements-dev.lock
 	@touch $(STAMP)
 
-demo: setup
+demo: runtime
 	@$(BIN)/python demo/demo.py
 
 servers:
 	@sh tests/e2e/install_servers.sh $(SERVERS)
 
+# All stages run, whatever becomes of one of them; the last line says which failed.
 test: setup servers
+	@trap 'exit 130' INT; failed=; \
+	for stage in $(STAGES); do \
+	  $(MAKE) --no-print-directory $$stage || failed="$$failed $$stage"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "make test: FAILED:$$failed" >&2; exit 1; fi; \
+	echo "make test: all stages passed: $(STAGES)"
+
+test-fast: setup
 	$(PYTEST) $(PARALLEL) -m "not e2e"
+
+# What CI runs on the other Pythons.
+test-quick: setup
+	$(PYTEST) $(PARALLEL) -m "not e2e and not slow"
+
+test-e2e: setup servers
 	$(PYTEST) -m e2e
-	$(MAKE) --no-print-directory test-modes
 
 # The kernels once more with every index checked, and as plain Python.
-test-modes: setup
+test-modes: test-checked test-plain
+
+test-checked: setup
 	NUMBA_BOUNDSCHECK=1 $(PYTEST) $(PARALLEL) -m "not e2e" $(KERNEL_TESTS)
+
+test-plain: setup
 	NUMBA_DISABLE_JIT=1 $(PYTEST) $(PARALLEL) -m "not e2e" $(KERNEL_TESTS)
 
 # Both fuzzers on every target, FUZZ_SECONDS each; what the guided one has found is where the other starts.
@@ -70,10 +100,21 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Versions that serve Python 3.11 to 3.14 on every processor. Pins that are there stay, unless they must change:
+# to have them all anew, remove the files first.
+LOCK := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+  --annotation-style line --custom-compile-command "make lock"
+
 lock: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-tools
-	$(BIN)/pip-compile --quiet --generate-hashes --all-extras --allow-unsafe --strip-extras --no-emit-index-url \
-	  --no-emit-trusted-host --no-emit-find-links --output-file requirements.lock pyproject.toml
+	$(PIP) uv
+	$(LOCK) pyproject.toml -o requirements.lock
+	@# The second builds on the first and does not repeat it.
+	@[ ! -f requirements-dev.lock ] || sed -i '/^-r /d' requirements-dev.lock
+	$(LOCK) pyproject.toml --extra test --extra lint -c requirements.lock \
+	  $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock) -o requirements-dev.lock
+	@sed -i '2a -r requirements.lock' requirements-dev.lock
+	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | \
+	  $(LOCK) - -c requirements-dev.lock -o requirements-build.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

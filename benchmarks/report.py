@@ -30,7 +30,7 @@ def machine() -> dict[str, Any]:
             cpu = line.partition(":")[2].strip()
             break
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    packages = {name: version(name) for name in ("edm", "numba", "numpy", "pyarrow", "cryptography")}
+    packages = {name: version(name) for name in ("edm-dnstap", "numba", "numpy", "pyarrow", "cryptography")}
     return {
         "cores": len(os.sched_getaffinity(0)),
         "cpu": cpu,

@@ -164,7 +164,7 @@ class Engine:
         if not queued:
             events.save_names(at_once=False)
         # The Go daemon counts an event as queued before it finds that its year cannot be written.
-        self.metrics.count_new_qnames(queued + events.dropped, discarded)
+        self.metrics.count_new_qnames(queued + events.dropped, discarded, events.dropped)
         if events.dropped:
             self._limited.error("new_qname: response time beyond the year 9999", count=events.dropped)
         if discarded:

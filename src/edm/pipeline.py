@@ -15,7 +15,6 @@ from edm.kernel.columns import (
     FRAME_LEN,
     FRAME_OFF,
     N_FATES,
-    NAME_MAX,
     QUESTION_IGNORED,
     QUESTIONS,
     SESSION,
@@ -30,7 +29,8 @@ from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.rotation.interval import Interval
 from edm.snapshot.snapshot import Snapshot
-from edm.stages.dns.questions import collect_questions
+from edm.stages.dns.name import new_memo
+from edm.stages.dns.questions import BEGIN, MoreQuestions, collect_questions
 from edm.stages.dns.walk import walk_messages
 from edm.stages.dnstap.decode import decode_frames
 from edm.stages.domains.table.hashing import HASH_KEY
@@ -78,9 +78,8 @@ class Pipeline:
         self._pseudonyms: Pseudonyms | None = None
         self._maker: Maker | None = None
         self._counts: I64Array = np.zeros(N_FATES, np.int64)
-        self._more_names = np.zeros((_MORE_NAMES, NAME_MAX), np.uint8)
-        self._more_lengths = np.zeros(_MORE_NAMES, np.uint32)
-        self._more_rows = np.zeros(_MORE_NAMES, np.uint32)
+        self._names = new_memo()
+        self._more = MoreQuestions.of(_MORE_NAMES)
         self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
 
     def run(self, block: Block, first: int, n: int, snapshot: Snapshot) -> None:
@@ -97,7 +96,7 @@ class Pipeline:
             self._dump(block, first, n)
         snapshot.clients.filter(buf, u32, fate, n)
         pseudonyms = self._maker_of(snapshot).pseudonymise(buf, u32, u64, fate, n)
-        walk_messages(buf, block.capacity, u32, fate, n)
+        walk_messages(buf, block.capacity, u32, fate, n, self._names)
         hash_names(buf, u32, u64, fate, n, HASH_KEY)
         if snapshot.ignored_names is not None:
             self._ignore_names(block, n, snapshot.ignored_names)
@@ -127,14 +126,12 @@ class Pipeline:
         mark_matches(u32, fate, n, QUESTION_IGNORED)
         if not (u32[QUESTIONS, :n] > 1).any():
             return
-        row, question = 0, 1
-        while row < n:
-            count, row, question = collect_questions(
-                block.buf, u32, fate, n, row, question, self._more_names, self._more_lengths, self._more_rows
-            )
-            matched = table.match_names(self._more_names, self._more_lengths, count)
-            rows = self._more_rows[:count][matched]
-            fate[rows] = QUESTION_IGNORED
+        more = self._more
+        place = BEGIN
+        while place[0] < n:
+            count, place = collect_questions(block.buf, u32, fate, n, place, more)
+            matched = table.match_names(more.names, more.lengths, count)
+            fate[more.rows[:count][matched]] = QUESTION_IGNORED
 
     def _find_new(self, block: Block, n: int, snapshot: Snapshot) -> None:
         columns = self._columns

@@ -167,7 +167,10 @@ def test_nothing_is_overwritten(
         (["signing", "--test-ca", "x"], "only one of"),
         (["--test-ca", ""], "--test-ca needs a directory"),
         (["server"], "unknown kind of key 'server'"),
-        (["signing", "--kid", "ö", "--out", "x"], "printable ASCII"),
+        *[
+            (["signing", "--kid", kid, "--out", "x"], "this key ID is of no use: Core takes letters")
+            for kid in ("ö", "a b", "a/b", "a+b", "a#", "a\n", "\x1b[31m", "k" * 100 + " ")
+        ],
         (["client", "--common-name", "c" * 65, "--out-dir", "x"], "1 to 64 printable characters"),
         (["client", "--common-name", "a\nb", "--out-dir", "x"], "1 to 64 printable characters"),
         (["signing", "--kid", "k", "--out", "/dev/null/x"], "cannot make directory /dev/null"),

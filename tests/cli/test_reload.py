@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from edm.cli import check_config
+from edm.cli import checks
 from edm.cli import reload as module
 from edm.cli.main import main
 from edm.cli.reload import NoDaemonError, as_text, find_daemon, request_reload
 from edm.reload.outcome import PartOutcome, ReloadOutcome
+from support import golden
 from support.processes import end_child
 
 GOOD = {"config": PartOutcome("reloaded"), "well_known_domains": PartOutcome("reloaded")}
@@ -163,12 +165,12 @@ def reload(
     for name in [n for n in os.environ if n.startswith("DNSTAPIR_EDM_")]:
         monkeypatch.delenv(name)
     (data.parent / "edm.toml").write_text(
-        f'cryptopan-key = "x"\ninput-unix = "{data}/s"\nwell-known-domains-file = "{data}/list"\n'
+        f'cryptopan-key = "a secret that is long"\ninput-unix = "{data}/s"\nwell-known-domains-file = "{data}/list"\n'
         f'data-dir = "{data}"\ndisable-mqtt = true\ndisable-histogram-sender = true\n'
     )
     (data.parent / "edm.toml").chmod(0o600)
-    (data / "list").write_bytes(b"not looked at")
-    monkeypatch.setattr(check_config, "CHECKS", [check_config.files_are_readable])
+    shutil.copy(golden.LISTS / "well-known.dawg", data / "list")
+    monkeypatch.setattr(checks, "CHECKS", [checks.lists_are_valid])
 
     def run(*flags: str) -> tuple[int, str, str]:
         code = main(["reload", "--config-file", str(data.parent / "edm.toml"), *flags])
@@ -201,7 +203,7 @@ def test_what_would_fail_is_not_tried(
     reload: Callable[..., tuple[int, str, str]],
     daemon: Callable[[dict[str, PartOutcome]], None],
 ) -> None:
-    line = f"well-known-domains-file: cannot read {data}/list: No such file or directory"
+    line = f"well-known-domains-file: {data}/list: No such file or directory"
     (data / "list").unlink()
     daemon(BAD)
     for flags in ((), ("--check",)):

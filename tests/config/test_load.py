@@ -14,7 +14,7 @@ from edm.config.text import toml_value
 from edm.errors import ConfigError
 
 BASE = {
-    "cryptopan-key": "mysecret",
+    "cryptopan-key": "not to be guessed",
     "input-unix": "/run/edm.sock",
     "disable-mqtt": True,
     "disable-histogram-sender": True,
@@ -39,7 +39,7 @@ def violations(
 
 def test_a_small_file_is_enough(tmp_path: Path) -> None:
     cfg = load(write(tmp_path), {}, {})
-    assert cfg.cryptopan_key == "mysecret"
+    assert cfg.cryptopan_key == "not to be guessed"
     assert cfg.cryptopan_key_salt == "edm-kdf-salt-val"
     assert cfg.mqtt_keepalive == 30
     assert cfg.disable_mqtt is True
@@ -425,3 +425,18 @@ def test_secrets_never_show_in_errors(tmp_path: Path) -> None:
     ):
         path = write(tmp_path, base=False, raw=raw)
         assert SECRET[:7] not in " ".join(violations(path))
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["mysecret", "key1", "<secret>", "CHANGE-ME", "your_secret_here", "short", "å" * 4, "a" * 40, "abc" * 6],
+)
+def test_a_secret_that_is_easy_to_guess_is_warned_about(tmp_path: Path, secret: str) -> None:
+    (warning,) = load(write(tmp_path, cryptopan_key=secret), {}, {}).warnings
+    assert "whoever guesses it can undo all pseudonyms" in warning
+    assert secret not in warning
+
+
+@pytest.mark.parametrize("secret", ["sixteen letters!", "0123456789abcdef", "mysecret but with much more"])
+def test_other_secrets_are_not_warned_about(tmp_path: Path, secret: str) -> None:
+    assert load(write(tmp_path, cryptopan_key=secret), {}, {}).warnings == ()

@@ -106,51 +106,6 @@ def test_what_is_no_uint16(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("127.0.0.1:2112", ("127.0.0.1", 2112)),
-        (":5353", ("", 5353)),
-        ("[::1]:53", ("::1", 53)),
-        ("[fe80::1%eth0]:53", ("fe80::1%eth0", 53)),
-        ("example.com:", ("example.com", 0)),
-        ("localhost:65535", ("localhost", 65535)),
-    ],
-)
-def test_addresses(text: str, address: tuple[str, int]) -> None:
-    assert values.parse_address(text) == address
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "127.0.0.1",
-        "::1:53",
-        "[::1]",
-        "[::1:53",
-        "a]:1",
-        "h:65536",
-        "h:-1",
-        "h:no-such-service",
-        "[[::1]]:1",
-    ],
-)
-def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(ValueError, match="must"):
-        values.parse_address(text)
-
-
-@given(st.text())
-def test_addresses_never_crash(text: str) -> None:
-    try:
-        host, port = values.parse_address(text)
-    except ValueError:
-        return
-    assert isinstance(host, str)
-    assert 0 <= port <= 65535
-
-
-@pytest.mark.parametrize(
     ("text", "mode"), [("", None), ("0660", 0o660), ("600", 0o600), ("0o777", 0o777), ("0", 0)]
 )
 def test_modes(text: str, mode: int | None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edm.errors import InputError, KeyFileError
-from edm.input.listener import open_tcp, open_unix, split_host_port, tls_context
+from edm.input.listener import open_tcp, open_unix, tls_context
 from support.pki import Authority
 
 
@@ -47,26 +47,6 @@ def test_only_tls_1_3_and_client_certificates_if_there_is_an_authority(authority
     assert plain.verify_mode is ssl.CERT_NONE
     strict = tls_context(str(pair.cert), str(pair.key), str(authority.ca))
     assert strict.verify_mode is ssl.CERT_REQUIRED
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("127.0.0.1:53", ("127.0.0.1", 53)),
-        ("[::1]:6000", ("::1", 6000)),
-        (":1", ("", 1)),
-        ("a.b:0", ("a.b", 0)),
-    ],
-)
-def test_addresses(address: str, expected: tuple[str, int]) -> None:
-    assert split_host_port(address, "input-tcp") == expected
-
-
-@pytest.mark.parametrize("address", ["", "53", "::1:53", "host:", "host:port", "host:65536", "host:-1"])
-def test_malformed_addresses_are_named(address: str) -> None:
-    with pytest.raises(InputError, match="input-tcp") as error:
-        split_host_port(address, "input-tcp")
-    assert repr(address) in str(error.value)
 
 
 def test_tcp_address_of_another_host() -> None:

@@ -1,1 +1,5 @@
-"""Captures: reading them, replaying them, looking into them, minimising them."""
+"""Capture files: reading, minimising, replaying and inspecting them.
+
+Files come in (plain, gzip, Zstandard); frames for the engine, bytes for a socket, or a report go out. Another
+compression is a decoder in :mod:`edm.captures.reading`. Only the daemon and the command line may import it.
+"""

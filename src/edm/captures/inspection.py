@@ -34,6 +34,7 @@ from edm.kernel.columns import (
 )
 from edm.observe.ledger import FATE_NAMES
 from edm.output.paths import HISTOGRAM_PREFIX, SESSION_PREFIX, SUFFIX
+from edm.stages.dns.name import new_memo
 from edm.stages.dns.walk import walk_messages
 from edm.stages.dnstap.decode import decode_frames
 from edm.stages.domains.table.hashing import HASH_KEY
@@ -202,6 +203,7 @@ class _Capture:
         self._capture = capture
         self._intake = Intake(4, _BLOCK_BYTES, linger=0.0)
         self._columns = Columns()
+        self._memo = new_memo()
         self._problem = ""
         self._bytes = self._frames = self._oversized = 0
         self._types: Counter[int] = Counter()
@@ -243,7 +245,7 @@ class _Capture:
         u32[FRAME_LEN, :n] = block.length[first : first + n]
         decode_frames(buf, u32, u64, fate, n)
         _add(self._types, u32[MESSAGE_TYPE, :n][(fate[:n] == QUERY) | (fate[:n] == PENDING)])
-        walk_messages(buf, block.capacity, u32, fate, n)
+        walk_messages(buf, block.capacity, u32, fate, n, self._memo)
         _add(self._fates, fate[:n])
         hash_names(buf, u32, u64, fate, n, HASH_KEY)
         rows = np.flatnonzero(fate[:n] == PENDING)

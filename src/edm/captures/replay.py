@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 
 from edm.captures.reading import CaptureReader
+from edm.config.address import parse_address, reason_of
 from edm.errors import InputError, ProtocolError
 from edm.stages.framestream.locate import CONTROL, locate_frames
 from edm.stages.framestream.protocol import HEADER_BYTES, ClientHandshake
@@ -63,11 +64,12 @@ def connect(unix: str = "", tcp: str = "") -> socket.socket:
                 sock.close()
                 raise
             return sock
-        host, _, port = tcp.rpartition(":")
-        return socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(f"{unix or tcp}: cannot connect: {reason}") from error
+        host, port = parse_address(tcp)
+        return socket.create_connection((host or "localhost", port), _TIMEOUT)
+    except OSError as error:
+        raise InputError(f"{unix or tcp}: cannot connect: {reason_of(error)}") from error
+    except ValueError as error:
+        raise InputError(f"{unix or tcp}: cannot connect: {error}") from None
 
 
 def data_frames(capture: CaptureReader) -> list[bytes]:

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from edm.cli.arguments import Arguments, Spec
-from edm.cli.check_config import socket_path_problem
+from edm.cli.checks import socket_path_problem
 from edm.config.text import toml_value
 from edm.errors import OutputError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from edm.cli.arguments import Arguments, Option, Spec
-from edm.cli.check_config import problems
+from edm.cli.checks import problems
 from edm.config import Config, load
 from edm.errors import ConfigError, EdmError
 from edm.reload.outcome import ReloadOutcome

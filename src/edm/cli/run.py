@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import cast
 
 from edm.cli.arguments import Arguments, Spec
@@ -29,7 +30,14 @@ def run(args: Arguments) -> int:
     signal.signal(signal.SIGHUP, lambda _number, _frame: reload_wanted.set())
     environ = dict(os.environ)
     config = read_config()
-    logs.configure(cast(logs.Format, config.log_format), config.debug)
+    logs.configure(cast(logs.Format, config.log_format), config.debug, background=True)
+    try:
+        return _run(config, read_config, reload_wanted)
+    finally:
+        logs.flush(logs.FLUSH_SECONDS)
+
+
+def _run(config: Config, read_config: Callable[[], Config], reload_wanted: threading.Event) -> int:
     # Not before: loading the kernels' compiler takes longer than finding that the configuration is wrong.
     from edm.daemon import run_daemon
     from edm.startup.warmup import warm_up_if_cold

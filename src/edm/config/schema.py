@@ -15,8 +15,9 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from edm.config.address import parse_address
 from edm.config.key import Key, Kind, Value
-from edm.config.values import parse_address, parse_mode, parse_owner
+from edm.config.values import parse_mode, parse_names, parse_owner
 from edm.files.reading import LIST_FILE_BYTES
 
 SALT_MIN = 8
@@ -62,7 +63,16 @@ class Settings:
         reload="reload",
     )
     cryptopan_address_entries: int = _privacy(
-        10_000_000, "Addresses whose pseudonym each worker remembers; 0 remembers none.", minimum=0
+        10_000_000,
+        "Addresses whose pseudonym each worker remembers at most; 0 remembers none. See cryptopan-cache-bytes.",
+        minimum=0,
+    )
+    cryptopan_cache_bytes: int = _privacy(
+        160 * _MIB,
+        "Memory in which each worker remembers pseudonyms, however many entries are allowed. The default is enough "
+        "for 1.5 million IPv6 and 3.1 million IPv4 addresses; half of it for half as many.",
+        unit="bytes",
+        minimum=64 * _KIB,
     )
 
     well_known_domains_file: str = _lists(
@@ -171,7 +181,8 @@ class Settings:
     )
     qname_seen_store_entries: int = _work(
         0,
-        f"Upper bound of the names kept on disk as seen; 0 is the built-in bound, {SEEN_STORE_DEFAULT}.",
+        f"Upper bound of the names kept on disk as seen; 0 is the built-in bound, {SEEN_STORE_DEFAULT}. While names "
+        "keep coming beyond it, as many again are kept, at 10.7 bytes of memory each.",
         minimum=0,
     )
     newqname_buffer: int = _work(
@@ -233,7 +244,8 @@ class Settings:
         "edm-mqtt-client.pem", "Client certificate (PEM) for the connection to the broker.", reload="reload"
     )
     mqtt_server: str = _mqtt(
-        "127.0.0.1:8883", "The broker: HOST:PORT (TLS) or an URL such as tls://HOST:PORT."
+        "127.0.0.1:8883",
+        "The broker: HOST:PORT (TLS) or an URL such as tls://HOST:PORT. Without PORT it is 8883, without TLS 1883.",
     )
     mqtt_ca_file: str = _mqtt("", "Authorities (PEM) trusted for the broker; empty trusts the system's.")
     mqtt_keepalive: int = _mqtt(30, "Keep-alive interval of the connection.", unit="seconds", kind="uint16")
@@ -278,6 +290,12 @@ class Settings:
     )
     debug_address: str = _observe(
         "127.0.0.1:6060", "HOST:PORT of the profiles; empty switches them off.", check=parse_address
+    )
+    http_names: str = _observe(
+        "",
+        "Names, separated by commas, under which metrics and profiles may be asked for, beyond IP addresses, "
+        "localhost, the name of this machine, and the one in metrics-address or debug-address; * allows any.",
+        check=parse_names,
     )
     log_format: str = _observe(
         "auto",

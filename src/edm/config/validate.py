@@ -16,6 +16,27 @@ MQTT_SCHEMES = frozenset(("mqtt", "tcp", "ssl", "tls", "mqtts", "mqtt+ssl", "tcp
 FRAME_HEADER = 4
 """Bytes of the length that precedes a frame in a block."""
 
+SECRET_MIN = 16
+"""Bytes of a secret below which it is called easy to guess; the key that is derived from it has 32."""
+SECRET_DIFFERENT = 5
+PLACEHOLDERS = frozenset(
+    f"{my}{word}"
+    for my in ("", "my", "your", "the", "some", "a")
+    for word in ("secret", "key", "secretkey", "password", "cryptopankey", "secrethere", "keyhere")
+) | {
+    "key1",
+    "changeme",
+    "changethis",
+    "replaceme",
+    "replacethis",
+    "placeholder",
+    "example",
+    "test",
+    "todo",
+    "xxx",
+}
+"""What stands for a secret in configurations of examples, the Go daemon's too; in lower case, without - and _."""
+
 Violation: TypeAlias = tuple[str, str]
 """Name of the key, and the reason."""
 
@@ -51,7 +72,7 @@ def _url_reason(url: str, schemes: frozenset[str]) -> str | None:
         return f"is not a usable URL: {error}"
     if parts.scheme.lower() not in schemes:
         return f"must be a URL with one of the schemes {', '.join(sorted(schemes))}"
-    return None if parts.netloc.rpartition("@")[2] else "must name a host"
+    return None if parts.hostname else "must name a host"
 
 
 def _mqtt(settings: Settings) -> Iterator[Violation]:
@@ -92,8 +113,21 @@ def violations(settings: Settings, purpose: Purpose) -> Iterator[Violation]:
         yield from _http(settings)
 
 
+def _guessable(settings: Settings) -> Iterator[str]:
+    """Yield why the secret does not hide addresses; the secret is not quoted."""
+    secret = settings.cryptopan_key
+    if secret.strip("<>[]{}$ ").lower().replace("-", "").replace("_", "") in PLACEHOLDERS:
+        yield "cryptopan-key is a placeholder from an example: whoever guesses it can undo all pseudonyms"
+    elif 0 < len(settings.key_bytes) < SECRET_MIN or len(set(secret)) < SECRET_DIFFERENT <= len(secret):
+        yield (
+            f"cryptopan-key is easy to guess, and whoever guesses it can undo all pseudonyms: at least {SECRET_MIN} "
+            'bytes at random are safe, as "edm init" makes them'
+        )
+
+
 def warnings(settings: Settings) -> Iterator[str]:
     """Yield what is odd about ``settings`` but no reason to refuse them."""
+    yield from _guessable(settings)
     for name in ("debug-enable-blockprofiling", "debug-enable-mutexprofiling"):
         if getattr(settings, KEYS[name].attribute):
             yield f"{name} is accepted for compatibility but has no effect; profiles are at debug-address"

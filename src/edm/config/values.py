@@ -1,4 +1,4 @@
-"""The text forms of values: what a flag or an environment variable may say, and what addresses look like.
+"""The text forms of values: what a flag or an environment variable may say.
 
 The forms of booleans and numbers are those of Go's ``strconv`` (ParseBool, ParseInt with base 0, ParseUint
 with base 10), which the Go daemon uses, so that its unit files and scripts work unchanged. Every function
@@ -8,7 +8,6 @@ raises ``ValueError`` with a reason that can stand behind the name of the key.
 from __future__ import annotations
 
 import re
-import socket
 
 INT64_MIN = -(1 << 63)
 INT64_MAX = (1 << 63) - 1
@@ -60,34 +59,6 @@ def parse_uint16(text: str) -> int:
     return int(digits)
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Split ``host:port`` (``[v6]:port``; an empty host means all addresses) into host and port number.
-
-    The port may be a service name; an empty port is 0 (chosen by the system), as in Go's ``net.Listen``.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon:
-        raise ValueError("must be HOST:PORT, the port is missing")
-    if host.startswith("["):
-        if not host.endswith("]") or "[" in host[1:] or "]" in host[1:-1]:
-            raise ValueError("must be HOST:PORT, the brackets around the address do not match")
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError("must be HOST:PORT, an IPv6 address needs brackets: [ADDRESS]:PORT")
-    elif "[" in host or "]" in host:
-        raise ValueError("must be HOST:PORT, there is a stray bracket")
-    if not port:
-        return host, 0
-    if _DECIMAL.fullmatch(port):
-        if len(port) > 5 or int(port) > 0xFFFF:
-            raise ValueError("must have a port between 0 and 65535")
-        return host, int(port)
-    try:
-        return host, socket.getservbyname(port, "tcp")
-    except (OSError, UnicodeError, ValueError):
-        raise ValueError("must have a port that is a number or the name of a service") from None
-
-
 def parse_mode(text: str) -> int | None:
     """Return the file mode that the octal digits of ``text`` stand for; None if it is empty."""
     if not text:
@@ -105,6 +76,20 @@ def parse_owner(text: str) -> tuple[str, str]:
     return user, group
 
 
+_NAME = re.compile(r"\*|(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+
+
+def parse_names(text: str) -> list[str]:
+    """Split a list of host names, separated by commas; ``*`` stands for any name."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"must be host names without port, separated by commas, which {shorten(name)} is not"
+            )
+    return names
+
+
 def plain(text: str) -> str:
     """Return a name for a message: control characters escaped, cut to a readable length, not quoted."""
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:60])
@@ -120,10 +105,10 @@ def shorten(value: object) -> str:
 __all__ = [
     "INT64_MAX",
     "INT64_MIN",
-    "parse_address",
     "parse_bool",
     "parse_int",
     "parse_mode",
+    "parse_names",
     "parse_owner",
     "parse_uint16",
     "plain",

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from edm.config.address import bind, parse_address, reason_of
+from edm.config.values import shorten
 from edm.errors import InputError, KeyFileError
 from edm.files.pem import EncryptedKeyError, load_pair, read_pem
 from edm.input.blocks import Intake
@@ -52,24 +54,6 @@ class Events(Protocol):
 
     def failed(self, reason: str) -> None:
         """Accepting failed for good."""
-
-
-def split_host_port(address: str, key: str) -> tuple[str, int]:
-    """Split ``host:port`` (``[v6]:port``, ``:port``).
-
-    Raises
-    ------
-    InputError
-        The address is not of that form; the message names ``key``.
-    """
-    host, colon, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise InputError(f"{key}: {address!r}: an IPv6 address needs brackets, as in [::1]:6000")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise InputError(f"{key}: {address!r} is not of the form host:port")
-    return host, int(port)
 
 
 def open_unix(path: str, mode: str = "", owner: str = "") -> socket.socket:
@@ -137,19 +121,18 @@ def open_tcp(address: str, key: str) -> socket.socket:
     InputError
         The address is malformed, cannot be resolved, or cannot be bound (in use, not of this host, ...).
     """
-    host, port = split_host_port(address, key)
     try:
-        if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
-            )
-        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][
-            0
-        ]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        sock = bind(parse_address(address))
     except OSError as error:
-        reason = os.strerror(error.errno) if isinstance(error.errno, int) and error.errno > 0 else str(error)
-        raise InputError(f"{key}: {address}: {reason}") from error
+        raise InputError(f"{key}: {address}: {reason_of(error)}") from error
+    except ValueError as error:
+        raise InputError(f"{key}: {error} (found {shorten(address)})") from None
+    try:
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise InputError(f"{key}: {address}: {reason_of(error)}") from error
+    return sock
 
 
 def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLContext:

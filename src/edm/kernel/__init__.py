@@ -1,1 +1,6 @@
-"""What every kernel needs: the decorator, the readers of bytes, and the columns of a batch."""
+"""Kernels: the decorator that compiles them, and the columns that they work on.
+
+Functions over arrays come in, compiled functions that hold no interpreter lock go out. A new field of a
+batch, or a new fate, is declared in :mod:`edm.kernel.columns`; how kernels are compiled is in
+:mod:`edm.kernel.jit`. Everything above may import it.
+"""

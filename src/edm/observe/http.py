@@ -9,26 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
-import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from edm.errors import ConfigError, EdmError
+from edm.config.address import bind, parse_address, reason_of
+from edm.errors import EdmError
 from edm.observe import profiles
 from edm.observe.metrics import Metrics
+from edm.observe.origin import Origins
 from edm.observe.privacy import redact
+from edm.observe.serving import Desk, Gate, Patient, Server, make_server
 from edm.observe.turns import Turns
 
 log = structlog.get_logger("edm.http")
@@ -37,10 +37,6 @@ METRICS_ADDRESS = "127.0.0.1:2112"
 DEBUG_ADDRESS = "127.0.0.1:6060"
 ROTATION_TIMEOUT = 9.0
 """Seconds that a rotation request waits."""
-
-_IDLE_SECONDS = 10.0
-_AGE_SECONDS = _IDLE_SECONDS + profiles.MAX_SECONDS + 10.0
-_MAX_CONNECTIONS = 64
 
 T = TypeVar("T")
 Handler = Callable[[Request], Any]
@@ -54,38 +50,14 @@ class ShuttingDownError(EdmError):
     """The daemon is stopping and takes no more requests."""
 
 
-def parse_address(address: str) -> tuple[str, int]:
-    """Split ``host:port`` or ``[v6]:port``; an empty host means all interfaces.
-
-    Raises
-    ------
-    ConfigError
-        It has another form, or the port is no number up to 65535.
-    """
-    host, colon, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ConfigError(f"address {address!r}: write an IPv6 address in brackets, as in [::1]:2112")
-    if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        raise ConfigError(f"address {address!r}: must be host:port with a port number up to 65535")
-    return host, int(port)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    if not host and socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    family, _, _, _, where = socket.getaddrinfo(
-        host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    return socket.create_server(where[:2], family=family)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        # The library adds the address to the text; those of the resolver are negative numbers with a text.
-        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
-    return str(error)
+def _listen(text: str) -> socket.socket:
+    sock = bind(parse_address(text))
+    try:
+        sock.listen()
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
@@ -114,26 +86,6 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     return await future
 
 
-class _Connection(H11Protocol):
-    """A connection that is closed when it has been idle, or stuck in a request or an answer, for too long."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._born = self.loop.time()
-        self._check = self.loop.call_later(_IDLE_SECONDS, self._expire)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._check.cancel()
-        super().connection_lost(exc)
-
-    def _expire(self) -> None:
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering and self.loop.time() - self._born < _AGE_SECONDS:
-            self._check = self.loop.call_later(_IDLE_SECONDS, self._expire)
-        else:
-            self.transport.abort()
-
-
 class HttpServer:
     """An ASGI application served from a daemon thread.
 
@@ -146,17 +98,30 @@ class HttpServer:
     app : ASGI application
     on_stop : callable, optional
         Called first by :meth:`stop`, to cut long requests short.
+    names : sequence of str
+        Names that requests may be for beyond the usual ones, see :class:`edm.observe.origin.Origins`.
+    metrics : Metrics, optional
+        Count what was refused.
     """
 
     def __init__(
-        self, name: str, address: str, app: ASGIApp, on_stop: Callable[[], None] | None = None
+        self,
+        name: str,
+        address: str,
+        app: ASGIApp,
+        on_stop: Callable[[], None] | None = None,
+        *,
+        names: Sequence[str] = (),
+        metrics: Metrics | None = None,
     ) -> None:
         self.name = name
         self.address = address
         self._app = app
         self._on_stop = on_stop
+        self._names = names
+        self._metrics = metrics
         self._socket: socket.socket | None = None
-        self._server: uvicorn.Server | None = None
+        self._server: Server | None = None
         self._thread: threading.Thread | None = None
         self._port = 0
 
@@ -168,32 +133,29 @@ class HttpServer:
     def start(self) -> bool:
         """Bind and serve; return whether it worked. A failure is logged with the address and the reason."""
         try:
-            self._socket = _listen(*parse_address(self.address))
-        except (EdmError, OSError) as reason:
-            log.error("cannot serve HTTP", endpoint=self.name, address=self.address, reason=_reason(reason))
+            self._socket = _listen(self.address)
+        except (ValueError, OSError) as error:
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
+            log.error("cannot serve HTTP", endpoint=self.name, address=self.address, reason=reason)
             return False
         self._port = self._socket.getsockname()[1]
-        config = uvicorn.Config(
-            Turns(self._app),
-            http=_Connection,
-            loop="asyncio",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            limit_concurrency=_MAX_CONNECTIONS,
-            timeout_keep_alive=int(_IDLE_SECONDS),
-            timeout_graceful_shutdown=3,
-        )
-        self._server = uvicorn.Server(config)
+        desk = Desk(self.name, self._on_refused, self._on_suppressed)
+        # The name that is listened on may be asked for by it.
+        origins = Origins([*self._names, parse_address(self.address)[0]])
+        self._server = make_server(Patient(Turns(Gate(self._app, origins, desk))), desk)
         # Outside the main thread uvicorn leaves signal handlers alone.
         self._thread = threading.Thread(target=self._run, name=f"http-{self.name}", daemon=True)
         self._thread.start()
         log.info("serving HTTP", endpoint=self.name, address=self.address, port=self._port)
         return True
+
+    def _on_refused(self, reason: str) -> None:
+        if self._metrics is not None:
+            self._metrics.http_refused.labels(self.name, reason).inc()
+
+    def _on_suppressed(self, lines: int) -> None:
+        if self._metrics is not None:
+            self._metrics.count_suppressed(lines)
 
     def _run(self) -> None:
         assert self._server is not None
@@ -215,7 +177,7 @@ class HttpServer:
         self._server.should_exit = True
         self._thread.join(timeout)
         if self._thread.is_alive():
-            self._server.force_exit = True
+            self._server.abort()
             self._thread.join(1.0)
         self._socket.close()
         return not self._thread.is_alive()
@@ -335,16 +297,23 @@ def debug_app(profiler: profiles.Profiler) -> Starlette:
 
 
 def metrics_server(
-    metrics: Metrics, address: str = METRICS_ADDRESS, rotate: Callable[[float], None] | None = None
+    metrics: Metrics,
+    address: str = METRICS_ADDRESS,
+    rotate: Callable[[float], None] | None = None,
+    names: Sequence[str] = (),
 ) -> HttpServer:
     """Return the metrics server, not started; see :func:`metrics_app`."""
-    return HttpServer("metrics", address, metrics_app(metrics, rotate))
+    return HttpServer("metrics", address, metrics_app(metrics, rotate), names=names, metrics=metrics)
 
 
-def debug_server(address: str = DEBUG_ADDRESS) -> HttpServer:
+def debug_server(
+    address: str = DEBUG_ADDRESS, names: Sequence[str] = (), metrics: Metrics | None = None
+) -> HttpServer:
     """Return the server of profiles, not started."""
     profiler = profiles.Profiler()
-    return HttpServer("debug", address, debug_app(profiler), on_stop=profiler.stop)
+    return HttpServer(
+        "debug", address, debug_app(profiler), on_stop=profiler.stop, names=names, metrics=metrics
+    )
 
 
 __all__ = [
@@ -358,5 +327,4 @@ __all__ = [
     "debug_server",
     "metrics_app",
     "metrics_server",
-    "parse_address",
 ]

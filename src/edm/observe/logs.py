@@ -17,12 +17,14 @@ import threading
 import time
 from collections.abc import Callable, MutableMapping
 from datetime import datetime
+from types import TracebackType
 from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
 
 from edm import __version__
+from edm.observe.log_writer import LineWriter
 from edm.observe.privacy import PrivacyFilter
 
 Format = Literal["auto", "json", "text"]
@@ -30,6 +32,9 @@ Format = Literal["auto", "json", "text"]
 SERVICE = "dnstapir-edm"
 _LEVELS = {"warning": "WARN", "critical": "ERROR", "exception": "ERROR", "fatal": "ERROR", "notset": "DEBUG"}
 _MAX_KEYS = 1024
+
+FLUSH_SECONDS = 2.0
+"""How long the end of the program waits for whoever reads the log."""
 
 Event = MutableMapping[str, Any]
 
@@ -112,7 +117,11 @@ class _Output:
 
 
 class _Bridge(logging.Handler):
-    """Hands records of the standard logging to structlog."""
+    """Hands records of the standard logging to structlog; warnings and errors only as often as our own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limited = RateLimited(None)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -120,15 +129,19 @@ class _Bridge(logging.Handler):
         except Exception:  # wrong arguments in a library's log call
             message = str(record.msg)
         logger = structlog.get_logger().bind(logger=record.name)
-        exc_info = {"exc_info": record.exc_info} if record.exc_info and record.exc_info[0] else {}
-        if record.levelno >= logging.ERROR:
-            logger.error(message, **exc_info)
-        elif record.levelno >= logging.WARNING:
-            logger.warning(message, **exc_info)
-        elif record.levelno >= logging.INFO:
-            logger.info(message, **exc_info)
-        else:
-            logger.debug(message, **exc_info)
+        exc_info: dict[str, Any] = (
+            {"exc_info": record.exc_info} if record.exc_info and record.exc_info[0] else {}
+        )
+        if record.levelno < logging.WARNING:
+            method = logger.info if record.levelno >= logging.INFO else logger.debug
+            method(message, **exc_info)
+            return
+        suppressed = self._limited.take(f"{record.name}: {record.msg}")
+        if suppressed is None:
+            return
+        more: dict[str, Any] = {"suppressed": suppressed} if suppressed else {}
+        method = logger.error if record.levelno >= logging.ERROR else logger.warning
+        method(message, **exc_info, **more)
 
 
 def configure(
@@ -136,6 +149,7 @@ def configure(
     debug: bool = False,
     stream: TextIO | None = None,
     privacy: PrivacyFilter | None = None,
+    background: bool = False,
 ) -> None:
     """Set up logging for the process; a later call replaces the set-up.
 
@@ -149,7 +163,11 @@ def configure(
         Standard error if not given.
     privacy : PrivacyFilter, optional
         The filter that all lines pass; one with the usual operator keys if not given.
+    background : bool
+        Never wait for whoever reads the stream: a thread writes the lines, and those that it cannot get rid of are
+        dropped and counted (:func:`dropped_lines`). Who sets this calls :func:`flush` at the end.
     """
+    global _writer
     if stream is None:
         stream = sys.stderr
     terminal = stream.isatty()
@@ -169,7 +187,8 @@ def configure(
             exception_formatter=structlog.dev.plain_traceback,
         )
         processors += [_text_head, renderer]
-    output = _Output(stream)
+    output: _Output | LineWriter = LineWriter(stream, _tell_dropped) if background else _Output(stream)
+    _writer = output if isinstance(output, LineWriter) else None
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -182,6 +201,48 @@ def configure(
     root.addHandler(_Bridge())
     root.setLevel(level)
     logging.captureWarnings(True)
+    if background:
+        _log_what_nobody_caught()
+
+
+_writer: LineWriter | None = None
+
+
+def dropped_lines() -> int:
+    """Return how many lines were dropped because nobody read them."""
+    return _writer.dropped if _writer is not None else 0
+
+
+def flush(timeout: float) -> bool:
+    """Wait for the lines logged so far to be written, at most ``timeout`` seconds; tell whether they are."""
+    return _writer is None or _writer.flush(timeout)
+
+
+def _tell_dropped(lines: int) -> None:
+    structlog.get_logger().warning("log lines were dropped, since nobody read the log", dropped=lines)
+
+
+def _log_what_nobody_caught() -> None:
+    """Have the interpreter log exceptions that nobody catches: it would wait for the reader of standard error."""
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, SystemExit) and args.exc_value is not None:
+            name = args.thread.name if args.thread is not None else ""
+            structlog.get_logger().error("a thread failed", thread=name, exc_info=args.exc_value)
+
+    def unraisable(args: Any) -> None:
+        structlog.get_logger().error("an exception that nothing could catch", exc_info=args.exc_value)
+
+    def in_main(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+            return
+        structlog.get_logger().critical("the program failed", exc_info=error)
+        flush(FLUSH_SECONDS)
+
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
+    sys.excepthook = in_main
 
 
 class _Bucket:
@@ -244,6 +305,11 @@ class RateLimited:
         """Log at ERROR that ``event`` happened ``count`` times, if the limit allows."""
         self._log("error", event, count, fields)
 
+    def take(self, event: str) -> int | None:
+        """Count ``event``; return how many were suppressed before if the caller may log its line now, else None."""
+        with self._lock:
+            return self._take("warning", event, 1, {})
+
     def flush(self) -> None:
         """Log what was suppressed of events that have not come again since, one line each.
 
@@ -291,4 +357,13 @@ class RateLimited:
         return suppressed
 
 
-__all__ = ["SERVICE", "Format", "RateLimited", "configure", "timestamp"]
+__all__ = [
+    "FLUSH_SECONDS",
+    "SERVICE",
+    "Format",
+    "RateLimited",
+    "configure",
+    "dropped_lines",
+    "flush",
+    "timestamp",
+]

@@ -34,6 +34,7 @@ from edm.kernel.columns import (
     I64Array,
 )
 from edm.observe.ledger import FATE_NAMES, Ledger
+from edm.observe.logs import dropped_lines
 
 # The library's own switch, for the whole process: creation times double the size of an answer for nothing.
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -146,6 +147,7 @@ class Metrics:
         declare("edm_blocks_total", "Blocks handed to the workers")
         declare("edm_new_qname_queued_total", "new_qname events queued")
         declare("edm_new_qname_discarded_total", "new_qname events discarded because the queue was full")
+        declare("edm_new_qname_dropped_total", "new_qname events queued that have no form, so were dropped")
         declare("edm_cryptopan_lru_hit_total", "Addresses whose pseudonym was in the cache")
         declare("edm_cryptopan_lru_evicted_total", "Pseudonyms evicted from the cache")
         declare("edm_seen_qname_lru_evicted_total", "Names evicted from the in-memory part of the seen set")
@@ -163,6 +165,9 @@ class Metrics:
         self.callback("edm_snapshot_generation", "Generation of the current snapshot", lambda: 0)
         self.callback(
             "edm_reader_blocked_seconds_total", "Time readers waited for workers to catch up", lambda: 0
+        )
+        self.callback(
+            "edm_log_dropped_total", "Log lines that were dropped, since nobody read the log", dropped_lines
         )
         info = self.gauge("edm_build_info", "Always 1; the versions are labels", ("version", "python"))
         info.labels(__version__, platform.python_version()).set(1)
@@ -187,6 +192,11 @@ class Metrics:
         )
         self.ledgers = self.counter(
             "edm_ledger_intervals_total", "Intervals by whether their ledger closed", ("result",)
+        )
+        self.http_refused = self.counter(
+            "edm_http_refused_total",
+            "HTTP requests and connections that were refused",
+            ("endpoint", "reason"),
         )
         # As the Go client's handler counts its own work.
         self.scrapes = self.counter(
@@ -280,9 +290,25 @@ class Metrics:
         """Count what one batch did to the pseudonym cache."""
         self._totals.add({"edm_cryptopan_lru_hit_total": hits, "edm_cryptopan_lru_evicted_total": evicted})
 
-    def count_new_qnames(self, queued: int, discarded: int) -> None:
-        """Count new_qname events of one batch by whether the queue took them."""
-        self._totals.add({"edm_new_qname_queued_total": queued, "edm_new_qname_discarded_total": discarded})
+    def count_new_qnames(self, queued: int, discarded: int, dropped: int = 0) -> None:
+        """Count new_qname events of one batch by whether the queue took them.
+
+        Parameters
+        ----------
+        queued : int
+            Those that the queue took and, as the Go daemon counts, those that were ``dropped``.
+        discarded : int
+            Those for which the queue had no room.
+        dropped : int
+            Those whose time cannot be written (beyond the year 9999).
+        """
+        self._totals.add(
+            {
+                "edm_new_qname_queued_total": queued,
+                "edm_new_qname_discarded_total": discarded,
+                "edm_new_qname_dropped_total": dropped,
+            }
+        )
 
     def count_suppressed(self, lines: int) -> None:
         """Count repeated errors that were not logged (see :class:`edm.observe.logs.RateLimited`)."""

@@ -1,1 +1,6 @@
-"""Output: Parquet files, the outbox, and the writers that fill them beside the workers."""
+"""Output: Parquet files on this machine, the threads that write them, and the disk budget.
+
+Retired intervals and record batches come in, finished files go out. Where files lie and how they are named is
+in :mod:`edm.output.paths`; what gives way when the disk is full is in :mod:`edm.output.budget`. Nothing here
+knows the network.
+"""

@@ -1,1 +1,5 @@
-"""Rotation: the intervals, the clock that ends them, and the hand-over to the writers."""
+"""Rotation: the interval that workers fill, and the clock that ends it.
+
+The time comes in; an :class:`~edm.rotation.interval.Interval` goes out, with everything that was gathered in
+it. What is gathered is one more field of the interval; when it ends is in :mod:`edm.rotation.clock`.
+"""

@@ -42,7 +42,7 @@ def load_pseudonyms(config: Config) -> Pseudonyms:
         The salt is too short.
     """
     secret = derive_key(config.cryptopan_key, config.cryptopan_key_salt)
-    return Pseudonymiser(secret, config.cryptopan_address_entries)
+    return Pseudonymiser(secret, config.cryptopan_address_entries, config.cryptopan_cache_bytes)
 
 
 def load_clients(config: Config) -> ClientPrefixes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from edm.kernel.columns import Columns, U8Array
+from edm.stages.dns.name import new_memo
 from edm.stages.dns.walk import walk_messages
 from edm.stages.dnstap.decode import decode_others
 from edm.stages.histogram.accumulators import Accumulators
@@ -24,7 +25,7 @@ def compile_late_kernels() -> None:
     buf: U8Array = np.zeros(1024, np.uint8)
     batch = (buf, columns.u32, columns.u64, columns.fate, 0)
     Pseudonymiser(bytes(32), 1).new_cache().pseudonymise(*batch)
-    walk_messages(buf, 512, columns.u32, columns.fate, 0)
+    walk_messages(buf, 512, columns.u32, columns.fate, 0, new_memo())
     decode_others(*batch)
     parts = [Accumulators(1, 20), Accumulators(1, 20)]
     for part in parts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edm.config import Config
+from edm.config.values import parse_names
 from edm.observe.http import HttpServer, debug_server, metrics_server
 from edm.observe.metrics import Metrics
 
@@ -18,11 +19,12 @@ def http_servers(config: Config, metrics: Metrics, rotate: Callable[[float], Non
         An address cannot be used.
     """
     servers = []
+    names = parse_names(config.http_names)
     if config.metrics_address:
         allowed = rotate if config.enable_manual_parquet_rotation else None
-        servers.append(metrics_server(metrics, config.metrics_address, allowed))
+        servers.append(metrics_server(metrics, config.metrics_address, allowed, names))
     if config.debug_address:
-        servers.append(debug_server(config.debug_address))
+        servers.append(debug_server(config.debug_address, names, metrics))
     return servers
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from edm.kernel import columns as c
 from edm.kernel.columns import NAME_MAX, Columns
-from edm.stages.dns.questions import collect_questions
+from edm.stages.dns.name import new_memo
+from edm.stages.dns.questions import BEGIN, FEW, MoreQuestions, collect_questions
 from edm.stages.dns.walk import walk_messages
 from edm.stages.names import wire_to_text
 from fuzz.guarded import guard
@@ -38,7 +39,8 @@ def expected(message: bytes) -> Answer:
         return found.flags, found.rcode, 0, 0, 0, names, ""
     first = found.questions[0]
     text = dns_message.presentation(first.labels)
-    return found.flags, found.rcode, len(names), first.qtype, first.qclass, names, text
+    head = found.flags, found.rcode, len(names), first.qtype, first.qclass
+    return (*head, [names[0], *_distinct(names[1:])], text)
 
 
 def lay_out(messages: Sequence[bytes]) -> tuple[bytearray, int, Columns]:
@@ -60,18 +62,22 @@ def lay_out(messages: Sequence[bytes]) -> tuple[bytearray, int, Columns]:
 def more_names(block: Any, columns: Columns, n: int, room: int) -> list[list[bytes]]:
     """Return the names of the second and later questions of each row, collected ``room`` at a time."""
     found: list[list[bytes]] = [[] for _ in range(n)]
-    names = np.zeros((room, NAME_MAX), np.uint8)
-    lengths = np.zeros(room, np.uint32)
-    rows = np.zeros(room, np.uint32)
+    out = MoreQuestions.of(room)
+    guarded = MoreQuestions(*map(guard, out))
     u32, fate = guard(columns.u32), guard(columns.fate)
-    row, question = 0, 1
-    while row < n:
-        count, row, question = collect_questions(
-            block, u32, fate, n, row, question, guard(names), guard(lengths), guard(rows)
-        )
-        for name, length, at in zip(names, lengths[:count].tolist(), rows[:count].tolist(), strict=False):
+    place = BEGIN
+    while place[0] < n:
+        count, place = collect_questions(block, u32, fate, n, place, guarded)
+        for name, length, at in zip(
+            out.names, out.lengths[:count].tolist(), out.rows[:count].tolist(), strict=False
+        ):
             found[at].append(name[:length].tobytes())
-    return found
+    return [_distinct(names) for names in found]
+
+
+def _distinct(names: list[bytes]) -> list[bytes]:
+    # Of many questions, the kernel leaves out most of the names that come again.
+    return names if len(names) < FEW else sorted(set(names))
 
 
 def walk(messages: Sequence[bytes]) -> list[Answer]:
@@ -81,7 +87,7 @@ def walk(messages: Sequence[bytes]) -> list[Answer]:
     before = bytes(block)
     buf = np.frombuffer(block, np.uint8)
     guarded = guard(buf, scratch)
-    end = walk_messages(guarded, scratch, guard(columns.u32), guard(columns.fate), n)
+    end = walk_messages(guarded, scratch, guard(columns.u32), guard(columns.fate), n, new_memo())
     assert scratch <= end <= len(block)
     assert block.startswith(before[:scratch]), "the kernel wrote into the messages"
     assert bytes(block[end:]) == before[end:], "the kernel wrote behind the names"

@@ -24,8 +24,12 @@ from edm.kernel.columns import (
     Columns,
     U8Array,
 )
+from edm.stages.dns.name import new_memo
 from edm.stages.dns.walk import walk_messages
 from oracles import dns_message
+
+MEMO = new_memo()
+"""One for all tests, as a worker has one for all batches."""
 
 
 class Unpacked(NamedTuple):
@@ -55,7 +59,7 @@ def walk_all(messages: Sequence[bytes]) -> list[Unpacked | None]:
     """Return what each message unpacks to; None for those that are not valid."""
     buf, scratch, columns = lay_out(messages)
     before = buf[:scratch].copy()
-    end = walk_messages(buf, scratch, columns.u32, columns.fate, len(messages))
+    end = walk_messages(buf, scratch, columns.u32, columns.fate, len(messages), MEMO)
     assert scratch <= end <= len(buf)
     assert np.array_equal(buf[:scratch], before)
     results: list[Unpacked | None] = []

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 
 from edm.kernel.columns import QUESTION_IGNORED
 from edm.kernel.jit import JIT_DISABLED
-from edm.stages.dns.questions import collect_questions
+from edm.stages.dns.name import new_memo
+from edm.stages.dns.questions import BEGIN, FEW, MoreQuestions, collect_questions
 from edm.stages.dns.walk import walk_messages
 from edm.stages.names import wire_to_text
 from oracles import dns_generator as made
@@ -26,20 +26,16 @@ def collect(batch):
         """Return (row, name) of each entry, gathered in as many calls as it takes."""
         buf, scratch, columns = batch(messages)
         n = len(messages)
-        walk_messages(buf, scratch, columns.u32, columns.fate, n)
+        walk_messages(buf, scratch, columns.u32, columns.fate, n, new_memo())
         for row in settled:
             columns.fate[row] = QUESTION_IGNORED
-        names = np.zeros((room, 255), np.uint8)
-        lengths = np.zeros(room, np.uint32)
-        rows = np.zeros(room, np.uint32)
-        row, question = 0, 1
+        out = MoreQuestions.of(room)
+        place = BEGIN
         found = []
-        while row < n:
-            count, row, question = collect_questions(
-                buf, columns.u32, columns.fate, n, row, question, names, lengths, rows
-            )
-            assert count == room or row == n
-            found += [(int(rows[k]), names[k, : lengths[k]].tobytes()) for k in range(count)]
+        while place[0] < n:
+            count, place = collect_questions(buf, columns.u32, columns.fate, n, place, out)
+            assert count == room or place[0] == n
+            found += [(int(out.rows[k]), out.names[k, : out.lengths[k]].tobytes()) for k in range(count)]
         return found
 
     return run
@@ -94,5 +90,23 @@ def test_like_oracle(collect, seed):
 def test_more_questions_than_fit_at_once(collect):
     count = 300 if JIT_DISABLED else 20000
     longest = b"\x3f" + b"a" * 63 + b"\x3f" + b"b" * 63 + b"\x3f" + b"c" * 63 + b"\x3d" + b"d" * 61 + b"\0"
-    message = header(count) + longest + b"\0\1\0\1" + b"\xc0\x0c\0\1\0\1" * (count - 1)
-    assert collect([message], count // 8) == [(0, longest)] * (count - 1)
+    # Each a label of its own, and the same name behind it.
+    names = [b"\3%03x" % (number & 0xFFF) for number in range(count - 1)]
+    message = header(count) + longest[64:] + b"\0\1\0\1"
+    message += b"".join(name + b"\xc0\x0c\0\1\0\1" for name in names)
+    got = collect([message], count // 8)
+    assert len(got) == count - 1 if count < 4096 else 4096 <= len(got) < count
+    assert {name for _, name in got} == {name + longest[64:] for name in names}
+
+
+@pytest.mark.parametrize("room", [1, 2, 1000])
+def test_names_that_come_again_are_collected_once(collect, room):
+    again = [b"\xc0\x0c", b"\1A\xc0\x0c", b"\1a\xc0\x0c", b"\1b\0"]
+    rest = b"\0\1\0\1"
+    for times in (3, 40):
+        count = 1 + len(again) * times
+        message = header(count) + QUESTION + b"".join(name + rest for name in again * times)
+        first = QUESTION[:-4]
+        names = [first, b"\1A" + first, b"\1a" + first, b"\1b\0"] * (times if count <= FEW else 1)
+        # Twice the same message: what one row held says nothing of the next.
+        assert collect([message, message], room) == [(row, name) for row in (0, 1) for name in names]

@@ -20,6 +20,7 @@ from edm.kernel.columns import (
     RESPONSE_MESSAGE_OFF,
 )
 from edm.kernel.jit import JIT_DISABLED
+from edm.stages.dns.name import new_memo
 from edm.stages.dns.walk import walk_messages
 from edm.stages.names import wire_to_text
 from oracles import dns_generator as made
@@ -65,7 +66,7 @@ def test_fates(batch):
     columns.u32[PRESENT, 5] = 0
     columns.fate[6] = CLIENT_IGNORED
     columns.u32[QNAME_LEN, 6] = 77
-    walk_messages(buf, scratch, columns.u32, columns.fate, len(messages))
+    walk_messages(buf, scratch, columns.u32, columns.fate, len(messages), new_memo())
     broken, empty = DNS_PARSE_ERROR, EMPTY_QUESTION
     assert columns.fate[:7].tolist() == [PENDING, broken, broken, empty, empty, broken, CLIENT_IGNORED]
     assert columns.u32[QNAME_LEN, 6] == 77
@@ -74,7 +75,7 @@ def test_fates(batch):
 
 def test_rows_behind_n_are_left_alone(batch):
     buf, scratch, columns = batch([b"", b""])
-    assert walk_messages(buf, scratch, columns.u32, columns.fate, 1) == scratch
+    assert walk_messages(buf, scratch, columns.u32, columns.fate, 1, new_memo()) == scratch
     assert columns.fate[:2].tolist() == [DNS_PARSE_ERROR, PENDING]
 
 
@@ -83,7 +84,7 @@ def test_compressed_names_are_spelt_out_one_after_another(batch):
     # The name is "www" and a pointer forward to "Example.com." behind the question.
     compressed = header(1) + b"\3wWw\xc0\x16\0\1\0\1" + b"\7Example\3com\0"
     buf, scratch, columns = batch([compressed, plain, compressed])
-    end = walk_messages(buf, scratch, columns.u32, columns.fate, 3)
+    end = walk_messages(buf, scratch, columns.u32, columns.fate, 3, new_memo())
     name = b"\3wWw\7Example\3com\0"
     assert buf[scratch:end].tobytes() == name + name
     assert columns.u32[QNAME_OFF, :3].tolist() == [
@@ -244,7 +245,7 @@ def test_messages_over_64_kib(agree):
 def test_pointers_count_from_the_message(batch):
     message = header(1) + b"\1a\xc0\x12\0\1" + b"\1b\0"
     buf, scratch, columns = batch([bytes(20000), message])
-    walk_messages(buf, scratch, columns.u32, columns.fate, 2)
+    walk_messages(buf, scratch, columns.u32, columns.fate, 2, new_memo())
     offset = columns.u32[QNAME_OFF, 1]
     assert buf[offset : offset + columns.u32[QNAME_LEN, 1]].tobytes() == b"\1a\1b\0"
 

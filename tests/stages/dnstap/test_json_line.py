@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from datetime import UTC, datetime, timedelta
+from typing import SupportsIndex
 
 import dns.flags
 import dns.message
@@ -16,7 +17,10 @@ from edm.kernel.jit import JIT_DISABLED
 from edm.stages.dnstap.json_line import frame_to_json
 from edm.stages.dnstap.message_text import message_to_text, read_name
 from oracles import dnstap_frame, dnstap_pb2
+from oracles.dns_generator import QUESTION, header, record
 from oracles.framestream import capture_frames
+from support.costly_messages import CARRIER, MESSAGES, NOT_VALID, chain, ordinary
+from support.count_steps import lines
 
 
 def frame(message: dict[str, object] | None = None, **fields: object) -> bytes:
@@ -220,3 +224,68 @@ def test_name_length_limit() -> None:
     assert read_name((b"\x3f" + b"a" * 63) * 3 + b"\x3d" + b"b" * 61 + b"\0", 0)[1] == 255
     with pytest.raises(ValueError, match="longer"):
         read_name((b"\x3f" + b"a" * 63) * 3 + b"\x3e" + b"b" * 62 + b"\0", 0)
+
+
+def frame_of(message: bytes) -> bytes:
+    return frame({"response_message": message})
+
+
+def steps_per_byte(message: bytes) -> float:
+    whole = frame_of(message)
+    return lines(lambda: frame_to_json(whole)) / len(message)
+
+
+@pytest.mark.parametrize("name", [*MESSAGES, *NOT_VALID])
+def test_costly_messages_take_no_more_steps_than_ordinary_ones(name: str) -> None:
+    make = {**MESSAGES, **NOT_VALID}[name]
+    small, large, usual = (steps_per_byte(made) for made in (make(6000), make(24000), ordinary(24000)))
+    assert large < 4 * usual
+    assert large < 1.5 * small
+
+
+class Counting(bytes):
+    """Bytes that count how many are copied out of them."""
+
+    copied = 0
+
+    def __getitem__(self, key: SupportsIndex | slice) -> int | bytes:  # type: ignore[override]
+        part = super().__getitem__(key)
+        if isinstance(part, bytes):
+            Counting.copied += len(part)
+        return part
+
+
+@pytest.mark.parametrize("kind", [2, 6, 15, 33])
+def test_records_do_not_copy_the_whole_message(kind: int) -> None:
+    data = {
+        2: b"\xc0\x0c",
+        6: b"\xc0\x0c\xc0\x0c" + bytes(20),
+        15: b"\0\1\xc0\x0c",
+        33: bytes(6) + b"\xc0\x0c",
+    }
+    message = Counting(header(1, 3000) + QUESTION + record(kind, data[kind]) * 3000)
+    Counting.copied = 0
+    assert "www.example.com." in message_to_text(message)
+    assert Counting.copied < 3 * len(message)
+
+
+def test_a_text_that_would_be_far_longer_than_the_message() -> None:
+    (line,) = [json.loads(frame_to_json(frame_of(MESSAGES["own labels"](20000))) or "")]
+    text = line["message"]["response_message"]
+    assert text.startswith("parse failed: text would be far longer than the message: 1234")
+    assert len(text) < 3 * 20000
+
+
+def test_pointers_of_a_name_are_limited_as_elsewhere() -> None:
+    for links, good in ((125, True), (126, False)):
+        body, places = chain(12, links)
+        # Whichever is asked for first, the others are found to be what they are.
+        for order in (places, places[::-1]):
+            count = len(body) // CARRIER + len(places)
+            message = header(count) + body
+            message += b"".join((0xC000 | place).to_bytes(2, "big") + b"\0\1\0\1" for place in order)
+            if good:
+                assert message_to_text(message).count("b.c.") == len(places)
+            else:
+                with pytest.raises(ValueError, match=r"too many compression pointers|longer than 255"):
+                    message_to_text(message)

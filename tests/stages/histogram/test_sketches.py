@@ -28,7 +28,7 @@ from oracles.histogram_rows import Frame, batch
 TESTS = Path(__file__).parents[2]
 VECTORS = json.loads((TESTS / "vectors" / "hll_log2m10_rw4_t20.json").read_text())
 CAPTURES = ["unbound", "dnsdist", "mutated", "as-written"]
-SPECIFICATION = TESTS.parents[2] / "shared" / "vectors" / "hll-storage-spec-log2m-10-regwidth-4"
+SPECIFICATION = TESTS.parents[1] / "shared" / "vectors" / "hll-storage-spec-log2m-10-regwidth-4"
 
 
 def row_of(addresses: Iterable[bytes], threshold: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from yacryptopan import CryptoPAn as Yacryptopan
 
 from edm.errors import ConfigError
 from edm.kernel import columns as c
+from edm.kernel.columns import U64Array
 from edm.kernel.jit import JIT_DISABLED
 from edm.stages.pseudonyms import tables
 from edm.stages.pseudonyms.cryptopan import Counts, PseudonymCache, Pseudonymiser, derive_key
@@ -52,6 +53,10 @@ def read(columns: c.Columns, i: int) -> Pair:
             assert high == 0
             sides.append(low.to_bytes(length, "big"))
     return sides[0], sides[1]
+
+
+def new_hash_key() -> U64Array:
+    return np.frombuffer(os.urandom(16), np.uint64).copy()
 
 
 def one(secret: bytes, address: str) -> str:
@@ -284,9 +289,10 @@ def test_tables_grow_from_small_and_keep_everything() -> None:
 
 def test_deletion_keeps_every_probe_sequence_whole() -> None:
     # A small, full table in which each eviction has to close a gap in a cluster.
-    seed = np.frombuffer(os.urandom(24), np.uint64) | np.array([0, 1, 1], np.uint64)
+    hash_key = new_hash_key()
     k = tables
-    slots, marks = np.zeros((16, 1), np.uint64), np.zeros(16, np.uint8)
+    table = k.Table(np.zeros(16, np.uint64), np.zeros(16, np.uint8))
+    slots, marks = table
     rng = np.random.default_rng(7)
     hand = 0
     inside: set[int] = set()
@@ -294,18 +300,18 @@ def test_deletion_keeps_every_probe_sequence_whole() -> None:
         if number in inside:
             continue
         if len(inside) == 13:
-            hand = int(k.evict(slots, marks, seed, hand))
+            hand = int(k.evict(table, hash_key, hand))
         key = np.uint64(number)
-        slot = k.find_small(key, slots, marks, seed)
+        slot = k.find(np.uint64(0), key, table, hash_key)
         assert marks[slot] == 0
-        slots[slot, 0] = key << np.uint64(32)
+        slots[slot] = key << np.uint64(32)
         marks[slot] = k.OCCUPIED
-        inside = {int(word) >> 32 for word, mark in zip(slots[:, 0], marks, strict=True) if mark}
+        inside = {int(word) >> 32 for word, mark in zip(slots, marks, strict=True) if mark}
         assert number in inside
         assert len(inside) == np.count_nonzero(marks)
         for other in inside:
-            at = k.find_small(np.uint64(other), slots, marks, seed)
-            assert int(slots[at, 0]) >> 32 == other
+            at = k.find(np.uint64(0), np.uint64(other), table, hash_key)
+            assert int(slots[at]) >> 32 == other
             assert marks[at] != 0
 
 

@@ -20,10 +20,15 @@ from edm.tapir.mqtt.broker import Broker
         ("ws://broker/mqtt", "broker", 80, False, "/mqtt"),
         ("wss://broker", "broker", 443, True, "/"),
         ("wss://broker:9001/a/b?c=d", "broker", 9001, True, "/a/b?c=d"),
-        ("broker", "broker", None, True, None),
+        ("broker", "broker", 8883, True, None),
+        ("broker:", "broker", 8883, True, None),
+        ("mqtts://broker", "broker", 8883, True, None),
+        ("tls://[2001:db8::1]", "2001:db8::1", 8883, True, None),
+        ("mqtt://broker", "broker", 1883, False, None),
+        ("tcp://broker/", "broker", 1883, False, None),
     ],
 )
-def test_servers(server: str, host: str, port: int | None, tls: bool, path: str | None) -> None:
+def test_servers(server: str, host: str, port: int, tls: bool, path: str | None) -> None:
     broker = Broker.parse(server)
     assert (broker.host, broker.port, broker.tls, broker.websocket_path) == (host, port, tls, path)
 
@@ -33,7 +38,18 @@ def test_a_password_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "server", ["http://broker", "tls://", "tls://:8883", "tls://b:x", "tls://b:70000", "tls://[::1"]
+    "server",
+    [
+        "http://broker",
+        "tls://",
+        "tls://:8883",
+        "tls://b:x",
+        "tls://b:70000",
+        "tls://[::1",
+        "tls://b:0",
+        f"tls://{'x' * 64}",
+        "b..c",
+    ],
 )
 def test_unusable_servers(server: str) -> None:
     with pytest.raises(ConfigError, match="mqtt-server"):

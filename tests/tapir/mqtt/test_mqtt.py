@@ -17,13 +17,6 @@ def connection_to(server: str) -> Connection:
     return Connection(Broker.parse(server), "site-edm", 30, None)
 
 
-def test_no_port() -> None:
-    connection = connection_to("mqtt://broker")
-    with pytest.raises(ConnectError, match="names no port"):
-        connection.open()
-    connection.close()
-
-
 def test_nobody_listens() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

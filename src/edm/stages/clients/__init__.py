@@ -1,4 +1,9 @@
-"""Ignored clients: the prefix file and the check of a batch's client addresses against it."""
+"""Ignored clients: whose answers are dropped before anything is kept of them.
+
+A prefix file and the client addresses of a batch come in; the fates ``client_ignored`` and
+``client_address_invalid`` go out. The file's syntax is in :mod:`~edm.stages.clients.prefixes`, the search is
+in :mod:`~edm.stages.clients.matching`.
+"""
 
 from edm.stages.clients.prefixes import ClientPrefixes, parse_prefix_file
 

@@ -20,7 +20,7 @@ import numpy as np
 from edm.errors import ListFileError
 from edm.files.reading import LIMIT_SETTING, LIST_FILE_BYTES, UnreadableError, printable, read_whole
 from edm.kernel.columns import U8Array, U32Array, U64Array
-from edm.stages.clients.matching import filter_clients
+from edm.stages.clients.matching import Ranges, filter_clients
 
 MAX_LINE_BYTES = 65535
 """Longest line, without its line feed."""
@@ -53,16 +53,8 @@ class ClientPrefixes:
         v6_first, v6_last = _merge(v6, 128)
         first4 = np.array(v4_first, np.uint32)
         first6 = _halves(v6_first)
-        self._v4 = (
-            first4,
-            np.array(v4_last, np.uint32),
-            *_jump_table(first4.astype(np.uint64)),
-        )
-        self._v6 = (
-            first6,
-            _halves(v6_last),
-            *_jump_table(first6[0]),
-        )
+        self._v4 = Ranges(first4, np.array(v4_last, np.uint32), *_jump_table(first4.astype(np.uint64)))
+        self._v6 = Ranges(first6, _halves(v6_last), *_jump_table(first6[0]))
         self.prefixes = prefixes
 
     @classmethod
@@ -79,7 +71,7 @@ class ClientPrefixes:
         With an empty set nothing is changed: an odd or missing address does not matter then.
         """
         if self.prefixes:
-            filter_clients(buf, u32, fate, n, *self._v4, *self._v6)
+            filter_clients(buf, u32, fate, n, self._v4, self._v6)
 
 
 def _merge(packed: Iterable[_Packed], bits: int) -> tuple[list[int], list[int]]:

@@ -2,22 +2,187 @@
 
 What is accepted is wider than the RFC: a pointer may point anywhere in the buffer, also forward and into
 the header, because the Go daemon's library takes it so. Loops end at :data:`POINTERS_MAX`.
+
+A name of two bytes may so be 253 steps long, and a message may have 130,000 of them. Hence the steps of a message are
+counted. As long as they are no more than its bytes, which is always so in messages of DNS servers, names are walked one
+by one. From then on it is remembered at each place in the message what stands from there on, so that no place is
+walked a second time: whatever a message holds, the steps are a small multiple of its bytes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
-from edm.kernel.columns import NAME_MAX
+import numpy as np
+
+from edm.kernel.columns import I64, NAME_MAX, Bytes, Flag, I64Array
 from edm.kernel.jit import force_inlined, inlined, u8
 
 POINTERS_MAX = 126
 """Pointers that one name may follow; the 127th makes it invalid."""
 
+_STEPS_MAX = POINTERS_MAX + 128
+"""Pointers, labels and the root of the longest valid name."""
+
+NameMemo: TypeAlias = I64Array
+"""``int64[MEMO_WORDS]``: what is remembered of the names of one message, see :func:`begin_message`.
+
+The words from ``_PLACES`` on stand for the bytes of the message from the first on, as far as a pointer can lead and the
+longest name behind it: ``serial << 30 | extent << 15 | pointers << 8 | length`` of the name that begins at this byte.
+``length`` is in bytes, without the root; ``extent`` is how many bytes of the message must be there. A word whose serial
+is not that of the message says nothing.
+"""
+
+_SERIAL = 0  # number of the message, so that words of others need not be cleared away
+_STEPS = 1  # steps left until places are remembered
+_PATH = 2  # places of the name being looked up that are not known yet
+_PLACES = _PATH + _STEPS_MAX
+_PLACES_MAX = (1 << 14) + NAME_MAX
+MEMO_WORDS = _PLACES + _PLACES_MAX
+
+_SERIAL_SHIFT = 30
+_SERIAL_MAX = (1 << 32) - 1
+_WORD_MASK = (1 << _SERIAL_SHIFT) - 1
+_EXTENT_SHIFT = 15
+_POINTERS_SHIFT = 8
+
+
+def new_memo() -> NameMemo:
+    """Return a memo that knows nothing; whoever calls the kernels keeps one, and shares it with no other thread."""
+    memo = np.zeros(MEMO_WORDS, np.int64)
+    memo[_SERIAL] = 1
+    return memo
+
 
 @inlined
-def skip_name(buf: Any, base: Any, pos: Any, end: Any) -> Any:
+def begin_message(memo: NameMemo, size: I64) -> None:
+    """Forget the names of the message before; this one has ``size`` bytes."""
+    if memo[_STEPS] <= 0:  # else nothing was remembered
+        if memo[_SERIAL] == _SERIAL_MAX:
+            for k in range(_PLACES, MEMO_WORDS):
+                memo[k] = 0
+            memo[_SERIAL] = 0
+        memo[_SERIAL] += 1
+    memo[_STEPS] = size
+
+
+@force_inlined
+def _walk_name(buf: Bytes, base: I64, pos: I64, end: I64) -> tuple[I64, I64]:
+    """Return the position behind the name at ``pos``, or -1 if it is not valid; and the steps that this took."""
+    room = NAME_MAX - 1  # the root byte is not counted
+    pointers = 0
+    behind = -1
+    steps = 0
+    # A label that runs over the end leaves pos >= end, so this one test covers it too.
+    while pos < end:
+        steps += 1
+        size = u8(buf, pos)
+        pos += 1
+        if size == 0:
+            return (pos if pointers == 0 else behind), steps
+        if size < 0x40:
+            pos += size
+            room -= size + 1
+            if room < 0:
+                return -1, steps
+        elif size >= 0xC0 and pos < end:
+            pointers += 1
+            if pointers > POINTERS_MAX:
+                return -1, steps
+            if pointers == 1:
+                behind = pos + 1
+            pos = base + ((size & 0x3F) << 8 | u8(buf, pos))
+        else:
+            return -1, steps
+    return -1, steps
+
+
+@inlined
+def skip_lone_name(buf: Bytes, base: I64, pos: I64, end: I64) -> I64:
+    """Do the same as :func:`skip_name` for a name that is not one of many, without a memo."""
+    behind, _ = _walk_name(buf, base, pos, end)
+    return behind
+
+
+@inlined
+def _remember(buf: Bytes, base: I64, memo: NameMemo, depth: I64, word: I64) -> I64:
+    """Fill in the ``depth`` places of the path, given the word of what follows; return the word of the first, or -1."""
+    length = word & 0xFF
+    pointers = word >> _POINTERS_SHIFT & 0x7F
+    extent = word >> _EXTENT_SHIFT
+    serial = memo[_SERIAL] << _SERIAL_SHIFT
+    while depth > 0:
+        depth -= 1
+        place = memo[_PATH + depth]
+        size = u8(buf, base + place)
+        if size >= 0xC0:
+            pointers += 1
+            extent = max(extent, place + 2)
+        else:
+            length += size + 1 if size > 0 else 0
+            extent = max(extent, place + 1 + size)
+        # The message is not valid, whatever else leads here.
+        if pointers > POINTERS_MAX or length > NAME_MAX - 1:
+            return -1
+        word = extent << _EXTENT_SHIFT | pointers << _POINTERS_SHIFT | length
+        memo[_PLACES + place] = serial | word
+    return word
+
+
+@inlined
+def _look_up(buf: Bytes, base: I64, place: I64, end: I64, memo: NameMemo) -> I64:
+    """Return the word of the name at ``place`` (counted from ``base``), or -1 if it is not valid; walk what is new."""
+    depth = 0
+    word = 0
+    while True:
+        if base + place >= end or place >= _PLACES_MAX or depth == _STEPS_MAX:
+            return -1
+        known = memo[_PLACES + place]
+        if known >> _SERIAL_SHIFT == memo[_SERIAL]:
+            word = known & _WORD_MASK
+            break
+        memo[_PATH + depth] = place
+        depth += 1
+        size = u8(buf, base + place)
+        if size == 0:
+            break
+        if size < 0x40:
+            place += 1 + size
+        elif size >= 0xC0 and base + place + 1 < end:
+            place = (size & 0x3F) << 8 | u8(buf, base + place + 1)
+        else:
+            return -1
+    return _remember(buf, base, memo, depth, word)
+
+
+@inlined
+def _skip_remembered(buf: Bytes, base: I64, pos: I64, end: I64, memo: NameMemo) -> I64:
+    """Do what :func:`skip_name` does by looking up what stands behind the name's first pointer."""
+    start = pos
+    while pos < end:
+        size = u8(buf, pos)
+        if size >= 0xC0 and pos + 1 < end:
+            word = _look_up(buf, base, (size & 0x3F) << 8 | u8(buf, pos + 1), end, memo)
+            fits = (
+                word >= 0
+                and base + (word >> _EXTENT_SHIFT) <= end
+                and word >> _POINTERS_SHIFT & 0x7F < POINTERS_MAX
+                and pos - start + (word & 0xFF) <= NAME_MAX - 1
+            )
+            return pos + 2 if fits else -1
+        pos += 1 + size
+        if size >= 0x40 or pos - start > NAME_MAX:
+            return -1
+        if size == 0:
+            return pos
+    return -1
+
+
+@inlined
+def skip_name(buf: Bytes, base: I64, pos: I64, end: I64, memo: NameMemo) -> I64:
     """Check the name at ``pos`` and return the position behind it, or -1 if it is not valid.
+
+    Once a name of a message was not valid, no other of the message may be asked for.
 
     Parameters
     ----------
@@ -26,35 +191,28 @@ def skip_name(buf: Any, base: Any, pos: Any, end: Any) -> Any:
         Where the message begins: pointers count from here.
     pos, end : int64
         First byte of the name; no byte at or behind ``end`` belongs to the message.
+    memo : int64[MEMO_WORDS]
+        Of this message: :func:`begin_message` was called for it.
     """
-    room = NAME_MAX - 1  # the root byte is not counted
-    pointers = 0
-    behind = -1
-    # A label that runs over the end leaves pos >= end, so this one test covers it too.
-    while pos < end:
-        size = u8(buf, pos)
-        pos += 1
-        if size == 0:
-            return pos if pointers == 0 else behind
-        if size < 0x40:
-            pos += size
-            room -= size + 1
-            if room < 0:
-                return -1
-        elif size >= 0xC0 and pos < end:
-            pointers += 1
-            if pointers > POINTERS_MAX:
-                return -1
-            if pointers == 1:
-                behind = pos + 1
-            pos = base + ((size & 0x3F) << 8 | u8(buf, pos))
-        else:
-            return -1
-    return -1
+    if memo[_STEPS] <= 0:
+        return _skip_remembered(buf, base, pos, end, memo)
+    behind, steps = _walk_name(buf, base, pos, end)
+    memo[_STEPS] -= steps
+    return behind
 
 
 @force_inlined
-def plain_length(buf: Any, pos: Any, end: Any) -> Any:
+def own_labels_end(buf: Bytes, pos: I64) -> tuple[I64, Flag]:
+    """Return where the labels of the valid name at ``pos`` end: at its root byte, or at a pointer (True)."""
+    size = u8(buf, pos)
+    while 0 < size < 0x40:
+        pos += 1 + size
+        size = u8(buf, pos)
+    return pos, size > 0
+
+
+@force_inlined
+def plain_length(buf: Bytes, pos: I64, end: I64) -> I64:
     """Return the length, root byte included, of a valid name without pointers at ``pos``, or else 0."""
     start = pos
     while pos < end:
@@ -68,7 +226,7 @@ def plain_length(buf: Any, pos: Any, end: Any) -> Any:
 
 
 @inlined
-def spell_name(buf: Any, base: Any, pos: Any, out: Any, to: Any) -> Any:
+def spell_name(buf: Bytes, base: I64, pos: I64, out: Bytes, to: I64) -> I64:
     """Write the name at ``pos`` without compression to ``out[to:]``; return its length with the root byte.
 
     :func:`skip_name` has accepted the name; ``out`` has room for 255 bytes. Case is kept.
@@ -87,4 +245,15 @@ def spell_name(buf: Any, base: Any, pos: Any, out: Any, to: Any) -> Any:
             return to - start
 
 
-__all__ = ["POINTERS_MAX", "plain_length", "skip_name", "spell_name"]
+__all__ = [
+    "MEMO_WORDS",
+    "POINTERS_MAX",
+    "NameMemo",
+    "begin_message",
+    "new_memo",
+    "own_labels_end",
+    "plain_length",
+    "skip_lone_name",
+    "skip_name",
+    "spell_name",
+]

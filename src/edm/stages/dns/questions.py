@@ -2,33 +2,101 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from edm.kernel.columns import PENDING, QUESTIONS, RESPONSE_MESSAGE_LEN, RESPONSE_MESSAGE_OFF
-from edm.kernel.jit import kernel
-from edm.stages.dns.name import skip_name, spell_name
+from edm.kernel.columns import (
+    I64,
+    NAME_MAX,
+    PENDING,
+    QUESTIONS,
+    RESPONSE_MESSAGE_LEN,
+    RESPONSE_MESSAGE_OFF,
+    Bytes,
+    Fates,
+    Flag,
+    U8Array,
+    U32Array,
+    U32Columns,
+)
+from edm.kernel.jit import inlined, kernel, u8
+from edm.stages.dns.name import own_labels_end, spell_name
 from edm.stages.dns.walk import HEADER_BYTES, skip_type_and_class
+
+FEW = 16
+"""Questions up to which names that come again are not looked for."""
+
+_FOUND = 1024
+
+Place: TypeAlias = tuple[I64, I64, I64]
+"""Row, question (0 is the first one) and where in the block that question begins, which question 0 does not need."""
+
+BEGIN: Place = (0, 0, 0)
+"""Where :func:`collect_questions` starts with a batch."""
+
+
+class MoreQuestions(NamedTuple):
+    """Room for names of further questions.
+
+    Attributes
+    ----------
+    names : uint8[M, 255]
+        Uncompressed names in wire form, original case; ``M`` is at least 1.
+    lengths : uint32[M]
+        Lengths of the names in bytes, root byte included.
+    rows : uint32[M]
+        The row that each name comes from.
+    found : uint32[1024]
+        By a hash of a name's bytes, where in the block the last such name of the row stands; 0 for none.
+    """
+
+    names: U8Array
+    lengths: U32Array
+    rows: U32Array
+    found: U32Array
+
+    @classmethod
+    def of(cls, room: int) -> MoreQuestions:
+        """Return room for so many names."""
+        return cls(
+            np.zeros((room, NAME_MAX), np.uint8),
+            np.zeros(room, np.uint32),
+            np.zeros(room, np.uint32),
+            np.zeros(_FOUND, np.uint32),
+        )
+
+
+@inlined
+def _came_before(buf: Bytes, pos: I64, behind: I64, found: U32Array) -> Flag:
+    """Tell whether the name ``buf[pos:behind]`` has come before in this row, byte for byte, as far as is remembered.
+
+    A name may be forgotten when another one takes its place in ``found``: it is then collected once more.
+    """
+    place = 0
+    for k in range(pos, behind):
+        place = (place * 31 + u8(buf, k)) & 0xFFFFFF
+    place = (place * 0x9E3779B1 >> 16) & (_FOUND - 1)
+    before = np.int64(found[place])
+    found[place] = pos
+    if before == 0:
+        return False
+    for k in range(behind - pos):  # noqa: SIM110 - kernels have no generators
+        if buf[before + k] != buf[pos + k]:
+            return False
+    return True
 
 
 @kernel
 def collect_questions(
-    buf: Any,
-    u32: Any,
-    fate: Any,
-    n: Any,
-    row: Any,
-    question: Any,
-    names: Any,
-    lengths: Any,
-    rows: Any,
-) -> Any:
+    buf: Bytes, u32: U32Columns, fate: Fates, n: I64, place: Place, out: MoreQuestions
+) -> tuple[I64, Place]:
     """Spell out the names of the second and later questions of the rows that are still PENDING.
 
-    One question is one entry ``k`` of the result, in the order of rows and of the questions within a row.
-    The messages have gone through ``walk_messages``. Start with ``row = 0, question = 1``; where the result
-    arrays were too small (the row returned is less than ``n``), call again with the position returned.
+    One name is one entry ``k`` of the result, in the order of rows and of the questions within a row. Of more than
+    :data:`FEW` questions in a row, those that are written like an earlier one are mostly left out. The messages have
+    gone through ``walk_messages``. Start at :data:`BEGIN`; where ``out`` was too small (the row returned is less than
+    ``n``), call again with the place returned and the same ``out``.
 
     Parameters
     ----------
@@ -36,39 +104,44 @@ def collect_questions(
     u32 : uint32[N_U32, stride]
     fate : uint8[stride]
     n : int64
-    row, question : int64
-        Where to start; questions count from 0, so the second one is 1.
-    names : uint8[M, 255]
-        Filled with uncompressed names in wire form, original case; ``M`` at least 1.
-    lengths : uint32[M]
-        Filled with the lengths of the names, root byte included.
-    rows : uint32[M]
-        Filled with the row that each name comes from.
+    place : Place
+        Where to start.
+    out : MoreQuestions
+        Filled.
 
     Returns
     -------
     count : int64
         Entries filled.
-    row, question : int64
-        Where to go on; ``row`` is ``n`` when all is done.
+    place : Place
+        Where to go on; its row is ``n`` when all is done.
     """
     count = 0
+    row, question, pos = place
     for i in range(row, n):
         total = np.int64(u32[QUESTIONS, i])
-        if fate[i] == PENDING and total > question:
+        if fate[i] == PENDING and total > 1:
             base = np.int64(u32[RESPONSE_MESSAGE_OFF, i])
             end = base + np.int64(u32[RESPONSE_MESSAGE_LEN, i])
-            pos = base + HEADER_BYTES
-            for k in range(total):
-                if k >= question:
-                    if count == len(rows):
-                        return count, i, k
-                    lengths[count] = spell_name(buf, base, pos, names[count], 0)
-                    rows[count] = i
+            if question == 0:
+                at, pointer = own_labels_end(buf, base + HEADER_BYTES)
+                pos = skip_type_and_class(at + 1 + pointer, end)
+                question = 1
+                if total > FEW:
+                    for k in range(_FOUND):
+                        out.found[k] = 0
+            for k in range(question, total):
+                at, pointer = own_labels_end(buf, pos)
+                behind = at + 1 + pointer
+                if count == len(out.rows):
+                    return count, (i, k, pos)
+                if total <= FEW or not _came_before(buf, pos, behind, out.found):
+                    out.lengths[count] = spell_name(buf, base, pos, out.names[count], 0)
+                    out.rows[count] = i
                     count += 1
-                pos = skip_type_and_class(skip_name(buf, base, pos, end), end)
-        question = 1
-    return count, n, 1
+                pos = skip_type_and_class(behind, end)
+        question = 0
+    return count, (n, 0, 0)
 
 
-__all__ = ["collect_questions"]
+__all__ = ["BEGIN", "FEW", "MoreQuestions", "Place", "collect_questions"]

@@ -8,14 +8,12 @@ the last field. Values are looked at only where lengths depend on them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from edm.kernel.columns import U8Array
+from edm.kernel.columns import I64, Bytes, Flag, U8Array
 from edm.kernel.jit import be16, inlined, u8
-from edm.stages.dns.name import skip_name
+from edm.stages.dns.name import NameMemo, skip_lone_name, skip_name
 
 # Field codes. 1 to 16: so many octets. END: nothing may follow.
 END = 0
@@ -146,7 +144,7 @@ _OPTION_SIZES = _option_sizes()
 
 
 @inlined
-def skip_bitmap(buf: Any, pos: Any, end: Any) -> Any:
+def skip_bitmap(buf: Bytes, pos: I64, end: I64) -> I64:
     """Return ``end`` if type bit maps fill the octets up to it, or -1."""
     last = -1
     while pos < end:
@@ -162,7 +160,7 @@ def skip_bitmap(buf: Any, pos: Any, end: Any) -> Any:
 
 
 @inlined
-def option_fits(buf: Any, code: Any, pos: Any, size: Any) -> Any:
+def option_fits(buf: Bytes, code: I64, pos: I64, size: I64) -> Flag:
     """Tell whether an EDNS option's data ``buf[pos:pos+size]`` is valid for its code."""
     if code >= _OPTIONS:
         return True
@@ -176,12 +174,12 @@ def option_fits(buf: Any, code: Any, pos: Any, size: Any) -> Any:
         longest = 32 if family == 1 else 128
         return family <= 2 and source <= longest and u8(buf, pos + 3) <= longest
     if code == 18:  # REPORT-CHANNEL: the option is a buffer of its own, and octets behind the name are fine
-        return skip_name(buf, pos, pos, pos + size) >= 0
+        return skip_lone_name(buf, pos, pos, pos + size) >= 0
     return True
 
 
 @inlined
-def parameter_fits(buf: Any, key: Any, pos: Any, size: Any) -> Any:
+def parameter_fits(buf: Bytes, key: I64, pos: I64, size: I64) -> Flag:
     """Tell whether a SvcParam's value ``buf[pos:pos+size]`` is valid for its key."""
     if key == 0:  # mandatory
         return size & 1 == 0
@@ -210,7 +208,7 @@ def parameter_fits(buf: Any, key: Any, pos: Any, size: Any) -> Any:
 
 
 @inlined
-def skip_pairs(buf: Any, pos: Any, end: Any, options: Any) -> Any:
+def skip_pairs(buf: Bytes, pos: I64, end: I64, options: Flag) -> I64:
     """Return ``end`` if EDNS options, or else SvcParams, fill the octets up to it, or -1.
 
     Both are a code, a length and so many octets; the keys of SvcParams rise strictly.
@@ -236,7 +234,7 @@ def skip_pairs(buf: Any, pos: Any, end: Any, options: Any) -> Any:
 
 
 @inlined
-def skip_prefixes(buf: Any, pos: Any, end: Any) -> Any:
+def skip_prefixes(buf: Bytes, pos: I64, end: I64) -> I64:
     """Return ``end`` if APL items fill the octets up to it, or -1."""
     while pos < end:
         if pos + 4 > end:
@@ -254,7 +252,7 @@ def skip_prefixes(buf: Any, pos: Any, end: Any) -> Any:
 
 
 @inlined
-def skip_identity(buf: Any, base: Any, pos: Any, end: Any) -> Any:
+def skip_identity(buf: Bytes, base: I64, pos: I64, end: I64, memo: NameMemo) -> I64:
     """Return ``end`` if HIP RDATA fills the octets up to it, or -1."""
     if end - pos <= 2:
         return end
@@ -266,12 +264,12 @@ def skip_identity(buf: Any, base: Any, pos: Any, end: Any) -> Any:
     if pos > end:
         return -1
     while 0 <= pos < end:
-        pos = skip_name(buf, base, pos, end)
+        pos = skip_name(buf, base, pos, end, memo)
     return pos
 
 
 @inlined
-def skip_gateway(buf: Any, base: Any, pos: Any, end: Any, between: Any) -> Any:
+def skip_gateway(buf: Bytes, base: I64, pos: I64, end: I64, between: I64, memo: NameMemo) -> I64:
     """Return the position behind a gateway type, ``between`` (0 or 1) octets and the gateway, or -1."""
     kind = u8(buf, pos)
     pos += 1
@@ -284,12 +282,12 @@ def skip_gateway(buf: Any, base: Any, pos: Any, end: Any, between: Any) -> Any:
     if kind == 2:
         return pos + 16
     if kind == 3:
-        return skip_name(buf, base, pos, end)
+        return skip_name(buf, base, pos, end, memo)
     return pos
 
 
 @inlined
-def rdata_fits(buf: Any, base: Any, rrtype: Any, pos: Any, end: Any) -> Any:
+def rdata_fits(buf: Bytes, base: I64, rrtype: I64, pos: I64, end: I64, memo: NameMemo) -> Flag:
     """Tell whether ``buf[pos:end]``, not empty, is valid RDATA of type ``rrtype``.
 
     Parameters
@@ -300,6 +298,8 @@ def rdata_fits(buf: Any, base: Any, rrtype: Any, pos: Any, end: Any) -> Any:
     rrtype : int64
         Any type number from 0 to 65535.
     pos, end : int64
+    memo : int64[MEMO_WORDS]
+        Of this message, see :func:`edm.stages.dns.name.skip_name`.
     """
     if rrtype >= TYPES:
         rrtype = _DS if rrtype >> 1 == _TA >> 1 else _OPAQUE
@@ -313,7 +313,7 @@ def rdata_fits(buf: Any, base: Any, rrtype: Any, pos: Any, end: Any) -> Any:
         if code <= FIXED_MAX:
             pos += code
         elif code == NAME:
-            pos = skip_name(buf, base, pos, end)
+            pos = skip_name(buf, base, pos, end, memo)
         elif code == REST:
             return True
         elif code == STRING:
@@ -337,9 +337,9 @@ def rdata_fits(buf: Any, base: Any, rrtype: Any, pos: Any, end: Any) -> Any:
         elif code == PREFIXES:
             pos = skip_prefixes(buf, pos, end)
         elif code == IDENTITY:
-            pos = skip_identity(buf, base, pos, end)
+            pos = skip_identity(buf, base, pos, end, memo)
         else:
-            pos = skip_gateway(buf, base, pos, end, code - GATEWAY)
+            pos = skip_gateway(buf, base, pos, end, code - GATEWAY, memo)
         if pos < 0 or pos > end:
             return False
     return False

@@ -6,8 +6,6 @@ may stop where the message ends, a question may lack its class) and exact about 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from edm.kernel.columns import (
@@ -15,6 +13,7 @@ from edm.kernel.columns import (
     EMPTY_QUESTION,
     FLAGS,
     HAS_RESPONSE_MESSAGE,
+    I64,
     PENDING,
     PRESENT,
     QCLASS,
@@ -25,9 +24,13 @@ from edm.kernel.columns import (
     RCODE,
     RESPONSE_MESSAGE_LEN,
     RESPONSE_MESSAGE_OFF,
+    Bytes,
+    Fates,
+    Flag,
+    U32Columns,
 )
 from edm.kernel.jit import be16, force_inlined, kernel, u8
-from edm.stages.dns.name import plain_length, skip_name, spell_name
+from edm.stages.dns.name import NameMemo, begin_message, plain_length, skip_name, spell_name
 from edm.stages.dns.rdata import rdata_fits
 
 HEADER_BYTES = 12
@@ -38,7 +41,7 @@ _OPT = 41
 
 
 @force_inlined
-def skip_type_and_class(pos: Any, end: Any) -> Any:
+def skip_type_and_class(pos: I64, end: I64) -> I64:
     """Return the end of the question whose name ends at ``pos``, or -1 (also for a ``pos`` of -1).
 
     A message may end behind the name, or behind the type, of its last question.
@@ -50,7 +53,9 @@ def skip_type_and_class(pos: Any, end: Any) -> Any:
 
 
 @force_inlined
-def skip_records(buf: Any, base: Any, pos: Any, end: Any, count: Any, plain: Any) -> Any:
+def skip_records(
+    buf: Bytes, base: I64, pos: I64, end: I64, count: I64, plain: Flag, memo: NameMemo
+) -> tuple[I64, I64]:
     """Check a section of up to ``count`` records from ``pos`` on.
 
     ``plain`` says that an uncompressed name stands right behind the header.
@@ -69,7 +74,7 @@ def skip_records(buf: Any, base: Any, pos: Any, end: Any, count: Any, plain: Any
         if plain and pos + 2 <= end and be16(buf, pos) == 0xC000 | HEADER_BYTES:
             pos += 2
         else:
-            pos = skip_name(buf, base, pos, end)
+            pos = skip_name(buf, base, pos, end, memo)
         if pos < 0 or pos + 10 > end:
             return -1, 0
         rrtype = be16(buf, pos)
@@ -86,14 +91,14 @@ def skip_records(buf: Any, base: Any, pos: Any, end: Any, count: Any, plain: Any
             elif rrtype == _AAAA:
                 if size != 16:
                     return -1, 0
-            elif not rdata_fits(buf, base, rrtype, pos, pos + size):
+            elif not rdata_fits(buf, base, rrtype, pos, pos + size, memo):
                 return -1, 0
         pos += size
     return pos, extension
 
 
 @kernel
-def walk_messages(buf: Any, scratch: Any, u32: Any, fate: Any, n: Any) -> Any:
+def walk_messages(buf: Bytes, scratch: I64, u32: U32Columns, fate: Fates, n: I64, memo: NameMemo) -> I64:
     """Unpack the response messages of the rows ``0 <= i < n`` whose fate is PENDING.
 
     Writes FLAGS, RCODE, QUESTIONS, QTYPE, QCLASS, QNAME_OFF and QNAME_LEN. A row whose message is absent or
@@ -109,6 +114,8 @@ def walk_messages(buf: Any, scratch: Any, u32: Any, fate: Any, n: Any) -> Any:
         RESPONSE_MESSAGE_OFF and _LEN lie within the data of ``buf``: the dnstap stage has seen to that.
     fate : uint8[stride]
     n : int64
+    memo : int64[MEMO_WORDS]
+        From :func:`edm.stages.dns.name.new_memo`, for this and later calls.
 
     Returns
     -------
@@ -124,6 +131,7 @@ def walk_messages(buf: Any, scratch: Any, u32: Any, fate: Any, n: Any) -> Any:
         if not u32[PRESENT, i] & HAS_RESPONSE_MESSAGE or length < HEADER_BYTES:
             fate[i] = DNS_PARSE_ERROR
             continue
+        begin_message(memo, length)
         first = base + HEADER_BYTES
         pos = first
         questions = 0
@@ -133,17 +141,17 @@ def walk_messages(buf: Any, scratch: Any, u32: Any, fate: Any, n: Any) -> Any:
             questions = be16(buf, base + 4)
         if questions > 0:
             name_length = plain_length(buf, first, end)
-            name_end = first + name_length if name_length > 0 else skip_name(buf, base, first, end)
+            name_end = first + name_length if name_length > 0 else skip_name(buf, base, first, end, memo)
             pos = skip_type_and_class(name_end, end)
             for _ in range(questions - 1):
                 if pos < 0:
                     break
-                pos = skip_type_and_class(skip_name(buf, base, pos, end), end)
+                pos = skip_type_and_class(skip_name(buf, base, pos, end, memo), end)
         extension = 0
         for section in range(6, HEADER_BYTES, 2):
             if 0 <= pos < end:
                 count = be16(buf, base + section)
-                pos, extension = skip_records(buf, base, pos, end, count, name_length > 0)
+                pos, extension = skip_records(buf, base, pos, end, count, name_length > 0, memo)
             else:
                 extension = 0
         if pos < 0:

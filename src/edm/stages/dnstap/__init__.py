@@ -1,1 +1,7 @@
-"""dnstap: decoding of the protobuf payloads that Frame Streams carries."""
+"""dnstap: the protobuf payload of each frame becomes columns.
+
+Located frames come in; addresses, ports, times and the place of the DNS message go out, or the fates
+``undecodable``, ``query`` and ``dns_parse_error``. A new dnstap field is read in
+:mod:`~edm.stages.dnstap.decode` and, if servers write it usually, in :mod:`~edm.stages.dnstap.usual`; the
+debug file's form is in :mod:`~edm.stages.dnstap.json_line`.
+"""

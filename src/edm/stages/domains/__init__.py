@@ -1,4 +1,9 @@
-"""Domain lists: the DAWG file format, the domain table built from it, and the lookup of question names."""
+"""Domain lists: the file format (``dawg``) and the lookup of question names (``table``).
+
+A list file and the question names of a batch come in; the index of the matching entry goes out, and the fates
+``question_ignored`` and ``well_known``. Change the format of files in ``dawg``, the way of matching in
+``table``.
+"""
 
 from edm.kernel.columns import U8Array, U32Array, U64Array
 from edm.stages.domains.dawg.dawg import Dawg, EmptyFileError

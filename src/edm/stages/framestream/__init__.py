@@ -1,1 +1,6 @@
-"""Frame Streams: handshake, control frames and framing, without any I/O."""
+"""Frame Streams: handshake, control frames, and where the frames lie. No socket is seen here.
+
+Bytes of a connection or a file come in; the answers of the handshake and the offset and length of each frame
+go out. The protocol's rules are in :mod:`~edm.stages.framestream.protocol`, the kernel is in
+:mod:`~edm.stages.framestream.locate`.
+"""

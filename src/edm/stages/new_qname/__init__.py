@@ -1,1 +1,6 @@
-"""Names never seen before: the store that remembers them, their events, and the queue of these."""
+"""New names: which question names were never seen before, and the event about each.
+
+The rows that match no list come in; event payloads go out through :mod:`~edm.stages.new_qname.queue`. The
+members of an event are in :mod:`~edm.stages.new_qname.payloads`; who was first is settled in
+:mod:`~edm.stages.new_qname.ordering`.
+"""

@@ -7,14 +7,13 @@ in presentation form with their original case, so a payload is pure ASCII.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from edm.kernel.columns import (
     FLAGS,
     HAS_RESPONSE_TIME_NSEC,
     HAS_RESPONSE_TIME_SEC,
+    I64,
     PRESENT,
     QCLASS,
     QNAME_LEN,
@@ -22,6 +21,10 @@ from edm.kernel.columns import (
     QTYPE,
     RESPONSE_TIME_NSEC,
     RESPONSE_TIME_SEC,
+    Bytes,
+    I64Array,
+    U32Columns,
+    U64Columns,
 )
 from edm.kernel.jit import inlined, kernel
 from edm.stages.names import ESCAPE_WIDTH
@@ -46,7 +49,7 @@ _TEXT_WIDTH = np.array([len(text) for text in _TEXTS], np.uint8)
 _TEXT = np.array([list(text.ljust(_TEXT_MAX)) for text in _TEXTS], np.uint8)
 
 
-def _bytes(text: bytes) -> Any:
+def _bytes(text: bytes) -> Bytes:
     return np.frombuffer(text, np.uint8).copy()
 
 
@@ -70,14 +73,14 @@ _NANOSECONDS = 1_000_000_000
 
 
 @inlined
-def _put(text: Any, out: Any, pos: Any) -> Any:
+def _put(text: Bytes, out: Bytes, pos: I64) -> I64:
     for k in range(text.size):
         out[pos + k] = text[k]
     return pos + text.size
 
 
 @inlined
-def _put_number(number: Any, out: Any, pos: Any) -> Any:
+def _put_number(number: I64, out: Bytes, pos: I64) -> I64:
     digits = 1
     bound = 10
     while number >= bound:
@@ -90,7 +93,7 @@ def _put_number(number: Any, out: Any, pos: Any) -> Any:
 
 
 @inlined
-def _put_json_name(buf: Any, off: Any, length: Any, out: Any, pos: Any) -> Any:
+def _put_json_name(buf: Bytes, off: I64, length: I64, out: Bytes, pos: I64) -> I64:
     if length <= 1:
         out[pos] = 0x2E
         return pos + 1
@@ -113,13 +116,13 @@ def _put_json_name(buf: Any, off: Any, length: Any, out: Any, pos: Any) -> Any:
 
 
 @inlined
-def _put_two(number: Any, out: Any, pos: Any) -> None:
+def _put_two(number: I64, out: Bytes, pos: I64) -> None:
     out[pos] = 0x30 + number // 10
     out[pos + 1] = 0x30 + number % 10
 
 
 @inlined
-def _put_minute(minute: Any, out: Any, pos: Any) -> Any:
+def _put_minute(minute: I64, out: Bytes, pos: I64) -> I64:
     # Days to civil date by eras of 400 years that begin in March: leap days fall on the end of a year.
     days = minute // 1440
     rest = minute - days * 1440
@@ -142,7 +145,7 @@ def _put_minute(minute: Any, out: Any, pos: Any) -> Any:
 
 
 @inlined
-def _seconds(u32: Any, u64: Any, row: Any) -> Any:
+def _seconds(u32: U32Columns, u64: U64Columns, row: I64) -> I64:
     # Response time in whole seconds; END_OF_TIME for whatever is later than can be expressed.
     present = np.int64(u32[PRESENT, row])
     if present & HAS_RESPONSE_TIME_SEC == 0:
@@ -160,8 +163,16 @@ def _seconds(u32: Any, u64: Any, row: Any) -> Any:
 
 @kernel
 def write_events(
-    buf: Any, u32: Any, u64: Any, rows: Any, begin: Any, count: Any, out: Any, offsets: Any, written: Any
-) -> Any:
+    buf: Bytes,
+    u32: U32Columns,
+    u64: U64Columns,
+    rows: I64Array,
+    begin: I64,
+    count: I64,
+    out: Bytes,
+    offsets: I64Array,
+    written: I64Array,
+) -> I64:
     """Write the payloads of some rows one after another; return where it stopped in ``rows``.
 
     Parameters

@@ -1,1 +1,6 @@
-"""Pseudonyms of addresses: Crypto-PAn and its cache."""
+"""Pseudonyms: what stands in rows in the place of an address.
+
+Both addresses of each row come in, their pseudonyms go out in the columns ``SOURCE_*`` and ``DEST_*``. The
+cipher is in :mod:`~edm.stages.pseudonyms.cryptopan`; another way to make pseudonyms stands beside it. True
+addresses live only in the cache of a worker.
+"""

@@ -21,11 +21,16 @@ from edm.errors import ConfigError
 from edm.kernel.columns import I64Array, U8Array, U32Array, U64Array
 from edm.stages.pseudonyms import kernels as k
 from edm.stages.pseudonyms import lookup as lk
+from edm.stages.pseudonyms import tables as t
 from edm.stages.pseudonyms.contract import Counts
-from edm.stages.pseudonyms.tables import rehash
 
 SECRET_BYTES = 32
 SALT_MIN_BYTES = 8
+
+CACHE_BYTES = 160 << 20
+"""Most bytes of one worker's cache if nothing else is said: 1.5 million IPv6 and 3 million IPv4 addresses."""
+CACHE_BYTES_MIN = 64 << 10
+"""Least bytes of a cache; its tables begin with 42 KiB."""
 
 _FIRST_SLOTS = 1024
 _CHUNK_BLOCKS = 8192  # 128 KiB of AES input and as much output: both stay in the L2 cache
@@ -70,23 +75,27 @@ class Pseudonymiser:
     ----------
     secret : 32 bytes: the AES-128 key and the plain text of the pad
     entries : addresses that one worker's cache holds at most; 0 switches caching off
+    cache_bytes : bytes that the tables of one worker's cache take at most, those in the making included
 
     Attributes
     ----------
     identity : a number that no other pseudonymiser of this process has
-    entries : as given
+    entries, cache_bytes : as given
     """
 
-    __slots__ = ("_key", "_pad", "entries", "identity")
+    __slots__ = ("_key", "_pad", "cache_bytes", "entries", "identity")
 
-    def __init__(self, secret: bytes, entries: int) -> None:
+    def __init__(self, secret: bytes, entries: int, cache_bytes: int = CACHE_BYTES) -> None:
         if len(secret) != SECRET_BYTES:
             raise ConfigError(f"Crypto-PAn secret: {len(secret)} bytes instead of {SECRET_BYTES}")
         if entries < 0:
             raise ConfigError(f"cryptopan-address-entries: {entries} is negative")
+        if cache_bytes < CACHE_BYTES_MIN:
+            raise ConfigError(f"cryptopan-cache-bytes: {cache_bytes} is less than {CACHE_BYTES_MIN}")
         self._key = secret[:16]
         self._pad = _encrypt_in_ecb_mode(self._key).encryptor().update(secret[16:])
         self.entries = entries
+        self.cache_bytes = cache_bytes
         self.identity = next(_identities)
 
     def __repr__(self) -> str:
@@ -103,6 +112,7 @@ class PseudonymCache:
     Attributes
     ----------
     pseudonymiser : the :class:`Pseudonymiser` whose key is used
+    last_slots : slots up to which the tables for addresses of 4 and of 16 bytes may grow
     """
 
     def __init__(self, pseudonymiser: Pseudonymiser, key: bytes, pad: bytes) -> None:
@@ -115,32 +125,35 @@ class PseudonymCache:
         self._plain: U64Array = np.empty(2 * _CHUNK_BLOCKS, np.uint64)
         # update_into wants room for one block more than it writes.
         self._cipher: U8Array = np.empty(16 * _CHUNK_BLOCKS + 16, np.uint8)
-        self._seed: U64Array = np.frombuffer(os.urandom(24), np.uint64) | np.array([0, 1, 1], np.uint64)
-        self._keys: U64Array = np.zeros((3, lk.WINDOW), np.uint64)
         self._sizes: I64Array = np.zeros(lk.N_LISTS, np.int64)
-        self._state = np.zeros(k.N_STATE, np.int64)
-        self._state[k.BOUND] = pseudonymiser.entries or _UNBOUNDED
-        self._small: U64Array = np.zeros((_FIRST_SLOTS, 1), np.uint64)
-        self._small_marks: U8Array = np.zeros(_FIRST_SLOTS, np.uint8)
-        self._large: U64Array = np.zeros((_FIRST_SLOTS, 4), np.uint64)
-        self._large_marks: U8Array = np.zeros(_FIRST_SLOTS, np.uint8)
+        self._state = np.zeros(t.N_STATE, np.int64)
+        self._state[t.BOUND] = pseudonymiser.entries or _UNBOUNDED
+        self.last_slots = _last_slots(pseudonymiser.cache_bytes)
+        self._tables = t.Tables(
+            small=t.Table(np.zeros(_FIRST_SLOTS, np.uint64), np.zeros(_FIRST_SLOTS, np.uint8)),
+            large=t.Table(np.zeros((_FIRST_SLOTS, 4), np.uint64), np.zeros(_FIRST_SLOTS, np.uint8)),
+            key=np.frombuffer(os.urandom(16), np.uint64).copy(),
+            state=self._state,
+        )
         self._set_limits()
         self._make_lists(0)
 
     def _make_lists(self, rows: int) -> None:
-        self._fresh: U64Array = np.empty((k.N_FRESH_FIELDS, 2 * rows), np.uint64)
-        self._orders: U32Array = np.empty((2, 2 * rows), np.uint32)
-        self._waiting: U32Array = np.empty((2, 2 * rows), np.uint32)
-        self._lists: U32Array = np.empty((lk.N_LISTS, rows + 1), np.uint32)
+        self._lists = k.Lists(
+            fresh=np.empty((k.N_FRESH_FIELDS, 2 * rows), np.uint64),
+            orders=np.empty((2, 2 * rows), np.uint32),
+            waiting=np.empty((2, 2 * rows), np.uint32),
+            keys=np.zeros((3, lk.WINDOW), np.uint64),
+        )
+        self._rows: U32Array = np.empty((lk.N_LISTS, rows + 1), np.uint32)
 
     def __len__(self) -> int:
-        return int(self._state[k.SMALL_COUNT] + self._state[k.LARGE_COUNT])
+        return int(self._state[t.COUNT] + self._state[t.COUNT + 1])
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the tables take."""
-        tables = (self._small, self._small_marks, self._large, self._large_marks)
-        return sum(table.nbytes for table in tables)
+        return sum(array.nbytes for table in (self._tables.small, self._tables.large) for array in table)
 
     def pseudonymise(self, buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: int) -> Counts:
         """Pseudonymise addresses of pending rows: query_address to SOURCE_*, response_address to DEST_*.
@@ -152,69 +165,99 @@ class PseudonymCache:
         buf, u32, u64, fate : the block and the columns of a batch, see :mod:`edm.kernel.columns`
         n : rows of the batch
         """
-        if 2 * n > self._orders.shape[1]:
+        if 2 * n > self._lists.orders.shape[1]:
             self._make_lists(n)
         state = self._state
-        state[k.HITS :] = 0
-        lk.list_addresses(u32, u64, fate, n, self._lists, self._sizes, state)
+        state[t.HITS :] = 0
+        lk.list_addresses(u32, u64, fate, n, self._rows, self._sizes, state)
         for number, size in enumerate(self._sizes.tolist()):
             if size:
                 self._look_up(buf, u32, u64, number, size)
-        if state[k.FRESH]:
-            self._encrypt(0, int(state[k.FRESH_IPV4]), k.IPV4_BLOCKS)
-            self._encrypt(1, int(state[k.FRESH_IPV6]), k.IPV6_BLOCKS)
-            k.settle(
-                u32, u64, self._small, self._small_marks, self._large, self._large_marks,
-                self._seed, state, self._fresh, self._waiting,
-            )  # fmt: skip
-        counts = Counts(int(state[k.HITS]), int(state[k.EVICTIONS]), int(state[k.ODD_LENGTHS]))
+        if state[t.FRESH]:
+            self._encrypt(0, int(state[t.FRESH_IPV4]), k.IPV4_BLOCKS)
+            self._encrypt(1, int(state[t.FRESH_IPV6]), k.IPV6_BLOCKS)
+            k.settle(u32, u64, self._tables, self._lists)
+        counts = Counts(int(state[t.HITS]), int(state[t.EVICTIONS]), int(state[t.ODD_LENGTHS]))
         if self.pseudonymiser.entries == 0:
             # Within the batch the tables still spare the encryption of repeated addresses.
-            self._small_marks.fill(0)
-            self._large_marks.fill(0)
-            state[k.SMALL_COUNT] = state[k.LARGE_COUNT] = 0
+            self._tables.small.marks.fill(0)
+            self._tables.large.marks.fill(0)
+            state[t.COUNT] = state[t.COUNT + 1] = 0
             return Counts(0, 0, counts.odd_lengths)
         return counts
 
     def _look_up(self, buf: U8Array, u32: U32Array, u64: U64Array, number: int, size: int) -> None:
         side, is_ipv6 = divmod(number, 2)
-        look_up = lk.look_up_ipv6 if is_ipv6 else lk.look_up_ipv4
+        rows = self._rows[number]
         done = 0
         while True:
-            done = look_up(
-                buf, u32, u64, self._lists[number], done, size, side, self._small, self._small_marks,
-                self._large, self._large_marks, self._seed, self._state, self._fresh, self._orders,
-                self._waiting, self._keys,
-            )  # fmt: skip
+            tables = self._tables
+            table = tables.large if is_ipv6 else tables.small
+            done = lk.look_up(buf, u32, u64, rows, done, size, side, table, tables, self._lists)
             if done == size:
                 break
-            self._grow()
+            self._grow(table)
 
     def _encrypt(self, version: int, count: int, blocks: int) -> None:
-        order = self._orders[version]
+        fresh, order = self._lists.fresh, self._lists.orders[version]
         chunk = _CHUNK_BLOCKS // blocks
         for start in range(0, count, chunk):
             stop = min(start + chunk, count)
             used = (stop - start) * blocks
-            k.lay_out(self._fresh, order, start, stop, blocks, self._keep, self._pad, self._plain)
+            k.lay_out(fresh, order, start, stop, blocks, self._keep, self._pad, self._plain)
             self._encryptor.update_into(self._plain[: 2 * used].view(np.uint8).data, self._cipher.data)
-            k.fold(self._cipher, order, start, stop, blocks, self._fresh)
+            k.fold(self._cipher, order, start, stop, blocks, fresh)
 
     def _set_limits(self) -> None:
         # Three quarters full: beyond that probe sequences of linear probing get long quickly.
-        self._state[k.SMALL_LIMIT] = self._small_marks.shape[0] // 4 * 3
-        self._state[k.LARGE_LIMIT] = self._large_marks.shape[0] // 4 * 3
+        for number, table in enumerate((self._tables.small, self._tables.large)):
+            slots, last = len(table.marks), self.last_slots[number]
+            self._state[t.LIMIT + number] = slots // 4 * 3 if slots < last else _UNBOUNDED
+            self._state[t.MOST + number] = last // 4 * 3
 
-    def _grow(self) -> None:
-        state = self._state
-        if state[k.SMALL_COUNT] + 1 > state[k.SMALL_LIMIT]:
-            self._small, self._small_marks = self._doubled(self._small, self._small_marks)
-        if state[k.LARGE_COUNT] + 1 > state[k.LARGE_LIMIT]:
-            self._large, self._large_marks = self._doubled(self._large, self._large_marks)
+    def _grow(self, table: t.Table) -> None:
+        slots, marks = table
+        wide = t.Table(
+            np.zeros((2 * len(slots), *slots.shape[1:]), np.uint64), np.zeros(2 * len(marks), np.uint8)
+        )
+        t.rehash(table, self._tables.key, wide)
+        if table is self._tables.small:
+            self._tables = self._tables._replace(small=wide)
+        else:
+            self._tables = self._tables._replace(large=wide)
         self._set_limits()
 
-    def _doubled(self, slots: U64Array, marks: U8Array) -> tuple[U64Array, U8Array]:
-        wide_slots = np.zeros((2 * slots.shape[0], slots.shape[1]), np.uint64)
-        wide_marks = np.zeros(2 * marks.shape[0], np.uint8)
-        rehash(slots, marks, self._seed, wide_slots, wide_marks)
-        return wide_slots, wide_marks
+
+def _last_slots(cache_bytes: int) -> tuple[int, int]:
+    """Return the slots up to which the small and the large table may grow within so many bytes.
+
+    Neither takes room from the other, so that a flood of IPv6 addresses leaves the IPv4 clients theirs. While a table
+    grows, that of half its size is still there.
+    """
+    small = large = _FIRST_SLOTS
+    while True:
+        # The one that takes less memory is the next to grow.
+        in_order = [(2 * small, large), (small, 2 * large)]
+        if small * t.SMALL_SLOT_BYTES > large * t.LARGE_SLOT_BYTES:
+            in_order.reverse()
+        fitting = [pair for pair in in_order if _peak_bytes(*pair) <= cache_bytes]
+        if not fitting:
+            return small, large
+        small, large = fitting[0]
+
+
+def _peak_bytes(small: int, large: int) -> int:
+    sizes = small * t.SMALL_SLOT_BYTES, large * t.LARGE_SLOT_BYTES
+    return sum(sizes) + max(sizes) // 2
+
+
+__all__ = [
+    "CACHE_BYTES",
+    "CACHE_BYTES_MIN",
+    "SALT_MIN_BYTES",
+    "SECRET_BYTES",
+    "Counts",
+    "PseudonymCache",
+    "Pseudonymiser",
+    "derive_key",
+]

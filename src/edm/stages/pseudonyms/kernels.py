@@ -6,37 +6,27 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from edm.kernel import columns as c
+from edm.kernel.columns import I64, U64, Bytes, U32Array, U32Columns, U64Array, U64Columns
 from edm.kernel.jit import inlined, kernel
 from edm.stages.pseudonyms.tables import (
+    FRESH,
     OCCUPIED,
     REFERENCED,
     UNRESOLVED,
-    find_large,
-    find_small,
+    WAITING,
+    HashKey,
+    Table,
+    Tables,
+    find,
+    holds,
+    pseudonym_at,
+    put_pseudonym,
 )
-
-# Words of the int64 state of one cache.
-SMALL_COUNT = 0
-LARGE_COUNT = 1
-SMALL_HAND = 2
-LARGE_HAND = 3
-SMALL_LIMIT = 4  # addresses at which the table is to be grown
-LARGE_LIMIT = 5
-BOUND = 6  # of both counts together
-HITS = 7  # from here on: of the current batch
-EVICTIONS = 8
-ODD_LENGTHS = 9
-FRESH = 10
-FRESH_IPV4 = 11
-FRESH_IPV6 = 12
-WAITING = 13
-LOADED = 14
-N_STATE = 15
 
 # Rows of the uint64 list of fresh addresses.
 KEY_HIGH = 0
@@ -47,6 +37,37 @@ RESULT_HIGH = 4
 RESULT_LOW = 5
 N_FRESH_FIELDS = 6
 
+Fresh: TypeAlias = U64Array
+"""``uint64[N_FRESH_FIELDS, addresses or more]``: the addresses of a batch that were not in the cache."""
+Order: TypeAlias = U32Array
+"""``uint32[addresses or more]``: numbers of fresh addresses, all of 4 bytes or mapped, or all others."""
+Waiting: TypeAlias = U32Array
+"""``uint32[2, rows or more]``: row * 2 + side, and number of the fresh address whose pseudonym it waits for."""
+AesWords: TypeAlias = U64Array
+"""``uint64[2 * blocks]``: blocks of AES, two words each, in memory order."""
+
+
+class Lists(NamedTuple):
+    """What the looking up of a batch leaves behind, and scratch.
+
+    Attributes
+    ----------
+    fresh : uint64[N_FRESH_FIELDS, 2 * rows]
+        Addresses that were not in the cache.
+    orders : uint32[2, 2 * rows]
+        Numbers of the fresh IPv4 and of the fresh IPv6 addresses.
+    waiting : uint32[2, 2 * rows]
+        Row * 2 + side, and number of the fresh address.
+    keys : uint64[3, WINDOW]
+        Scratch: the addresses of a window, and where their slots are.
+    """
+
+    fresh: Fresh
+    orders: U32Array
+    waiting: Waiting
+    keys: U64Array
+
+
 IPV4_BLOCKS = 32
 IPV6_BLOCKS = 128
 
@@ -56,7 +77,7 @@ _LOW32 = 0xFFFFFFFF
 
 
 @inlined
-def put_address(u32: Any, u64: Any, i: Any, side: Any, high: Any, low: Any) -> None:
+def put_address(u32: U32Columns, u64: U64Columns, i: U64, side: I64, high: U64, low: U64) -> None:
     """Write a pseudonym to the columns of row ``i``; one in ::ffff:0:0/96 becomes 4 bytes."""
     if high == 0 and low >> np.uint64(32) == np.uint64(0xFFFF):
         u32[c.SOURCE_LEN + side, i] = 4
@@ -68,7 +89,7 @@ def put_address(u32: Any, u64: Any, i: Any, side: Any, high: Any, low: Any) -> N
 
 
 @inlined
-def in_memory_order(x: Any) -> Any:
+def in_memory_order(x: U64) -> U64:
     """Return the word whose bytes in memory are those of ``x`` in network byte order."""
     if _LITTLE_ENDIAN:
         x = ((x & np.uint64(0x00FF00FF00FF00FF)) << np.uint64(8)) | (
@@ -83,7 +104,14 @@ def in_memory_order(x: Any) -> Any:
 
 @kernel
 def lay_out(
-    fresh: Any, order: Any, start: Any, stop: Any, blocks: Any, keep: Any, pad: Any, out: Any
+    fresh: Fresh,
+    order: Order,
+    start: I64,
+    stop: I64,
+    blocks: I64,
+    keep: AesWords,
+    pad: AesWords,
+    out: AesWords,
 ) -> None:
     """Write the AES input blocks of the fresh addresses ``order[start:stop]``.
 
@@ -114,7 +142,7 @@ def lay_out(
 
 
 @inlined
-def _first_bits(cipher: Any, at: Any, blocks: Any) -> Any:
+def _first_bits(cipher: Bytes, at: U64, blocks: U64) -> U64:
     """Return the first bits of so many blocks (a multiple of 8), the first block's highest."""
     bits = np.uint64(0)
     for j in range(np.uint64(0), blocks, np.uint64(8)):
@@ -128,7 +156,7 @@ def _first_bits(cipher: Any, at: Any, blocks: Any) -> Any:
 
 
 @kernel
-def fold(cipher: Any, order: Any, start: Any, stop: Any, blocks: Any, fresh: Any) -> None:
+def fold(cipher: Bytes, order: Order, start: I64, stop: I64, blocks: I64, fresh: Fresh) -> None:
     """Gather the first bit of each encrypted block and apply them to the addresses ``order[start:stop]``.
 
     Parameters
@@ -155,44 +183,66 @@ def fold(cipher: Any, order: Any, start: Any, stop: Any, blocks: Any, fresh: Any
             fresh[RESULT_LOW, number] = fresh[KEY_LOW, number] ^ bits
 
 
+@inlined
+def _store(k: U64, fresh: Fresh, table: Table, key: HashKey) -> None:
+    """Store the pseudonym of fresh address ``k``, if its slot still waits for it."""
+    slots, marks = table
+    high, low = fresh[KEY_HIGH, k], fresh[KEY_LOW, k]
+    # Usually still in the slot it took; an eviction or a grown table may have moved it.
+    slot = fresh[SLOT, k]
+    if (
+        marks[slot] & UNRESOLVED == 0
+        or pseudonym_at(slots, slot)[1] != k
+        or not holds(slots, slot, high, low)
+    ):
+        slot = find(high, low, table, key)
+    if marks[slot] & UNRESOLVED != 0 and pseudonym_at(slots, slot)[1] == k:
+        put_pseudonym(slots, slot, fresh[RESULT_HIGH, k], fresh[RESULT_LOW, k])
+        marks[slot] &= np.uint8(OCCUPIED | REFERENCED)
+
+
 @kernel
-def settle(
-    u32: Any,
-    u64: Any,
-    small: Any,
-    small_marks: Any,
-    large: Any,
-    large_marks: Any,
-    seed: Any,
-    state: Any,
-    fresh: Any,
-    waiting: Any,
-) -> None:
+def settle(u32: U32Columns, u64: U64Columns, tables: Tables, lists: Lists) -> None:
     """Store the new pseudonyms in the cache and in the columns of the rows that wait for them.
 
-    The parameters are those of :func:`edm.stages.pseudonyms.lookup.look_up_ipv4`. A fresh address may have been
-    evicted again, or have got a second number after that; then its slot is left alone.
+    A fresh address may have been evicted again, or have got a second number after that; then its slot is left alone.
+
+    Parameters
+    ----------
+    u32, u64
+        The columns of the batch, see :mod:`edm.kernel.columns`.
+    tables : Tables
+        The cache.
+    lists : Lists
+        What :func:`edm.stages.pseudonyms.lookup.look_up` and :func:`fold` have left.
     """
-    for k in range(np.uint64(state[FRESH])):
-        low = fresh[KEY_LOW, k]
-        result = fresh[RESULT_LOW, k]
-        # Usually still in the slot it took; an eviction or a grown table may have moved it.
-        slot = fresh[SLOT, k]
+    fresh, waiting = lists.fresh, lists.waiting
+    for k in range(np.uint64(tables.state[FRESH])):
         if fresh[KEY_LENGTH, k] == 4:
-            if small_marks[slot] & UNRESOLVED == 0 or small[slot, 0] != (low << np.uint64(32)) | np.uint64(k):
-                slot = find_small(low, small, small_marks, seed)
-            if small_marks[slot] & UNRESOLVED != 0 and small[slot, 0] & np.uint64(_LOW32) == k:
-                small[slot, 0] = (low << np.uint64(32)) | (result & np.uint64(_LOW32))
-                small_marks[slot] &= np.uint8(OCCUPIED | REFERENCED)
+            _store(k, fresh, tables.small, tables.key)
         else:
-            if large_marks[slot] & UNRESOLVED == 0 or large[slot, 3] != k:
-                slot = find_large(fresh[KEY_HIGH, k], low, large, large_marks, seed)
-            if large_marks[slot] & UNRESOLVED != 0 and large[slot, 3] == k:
-                large[slot, 2] = fresh[RESULT_HIGH, k]
-                large[slot, 3] = result
-                large_marks[slot] &= np.uint8(OCCUPIED | REFERENCED)
-    for w in range(np.uint64(state[WAITING])):
+            _store(k, fresh, tables.large, tables.key)
+    for w in range(np.uint64(tables.state[WAITING])):
         number = np.uint64(waiting[1, w])
         i = np.uint64(waiting[0, w] >> np.uint32(1))
         side = np.int64(waiting[0, w] & np.uint32(1))
         put_address(u32, u64, i, side, fresh[RESULT_HIGH, number], fresh[RESULT_LOW, number])
+
+
+__all__ = [
+    "IPV4_BLOCKS",
+    "IPV6_BLOCKS",
+    "KEY_HIGH",
+    "KEY_LENGTH",
+    "KEY_LOW",
+    "N_FRESH_FIELDS",
+    "SLOT",
+    "Fresh",
+    "Lists",
+    "Order",
+    "Waiting",
+    "fold",
+    "lay_out",
+    "put_address",
+    "settle",
+]

@@ -1,1 +1,6 @@
-"""Events on their way out: the queue on disk and what feeds it."""
+"""Events on their way out: stored first, sent afterwards, and forgotten only when the broker has them.
+
+Blocks of event payloads come in from :mod:`edm.stages.new_qname`, chunks for the publisher go out. The form
+of the queue file is in :mod:`~edm.tapir.events.queue_file`; what happens to an event that nobody takes is in
+:mod:`~edm.tapir.events.backlog`.
+"""

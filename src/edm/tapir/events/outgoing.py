@@ -78,7 +78,7 @@ class EventsOut:
         """
         config = self._config
         key = load_signing_key("mqtt-signing-key-file", config.mqtt_signing_key_file)
-        topic = _topic(key)
+        topic = topic_of(key)
         self.certificate = ClientCertificate("mqtt", config)
         broker = Broker.parse(config.mqtt_server)
         if any(os.environ.get(name) for name in ("all_proxy", "ALL_PROXY")):
@@ -201,10 +201,17 @@ class EventsOut:
         self.backlog.put(chunks, stored=save_names)
 
 
-def _topic(key: SigningKey) -> str:
+def topic_of(key: SigningKey) -> str:
+    """Return the topic for the new names of the site that ``key`` names.
+
+    Raises
+    ------
+    KeyFileError
+        Its ID cannot be part of a topic.
+    """
     if any(c in key.kid for c in "+#\0") or len(key.kid.encode()) > 60_000:
         raise KeyFileError(f"mqtt-signing-key-file: {key.path}: its key ID cannot be part of an MQTT topic")
     return f"events/up/{key.kid}/new_qname"
 
 
-__all__ = ["CHORES", "EventsOut"]
+__all__ = ["CHORES", "EventsOut", "topic_of"]

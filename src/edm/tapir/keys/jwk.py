@@ -23,6 +23,7 @@ ED448 = "Ed448"
 
 _FILE_MAX = 64 * 1024
 _LENGTHS = {ED25519: 32, ED448: 57}
+_CORE_KEY_ID = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*={0,2}", re.ASCII)
 
 
@@ -92,6 +93,14 @@ def load_signing_key(
         return _parse(path, _read(path), curves, private)
     except _UnusableError as error:
         raise KeyFileError(f"{setting}: {path}: {error}") from None
+
+
+def core_takes(kid: str) -> bool:
+    """Tell whether Core takes what is signed with a key whose ID is ``kid``."""
+    return _CORE_KEY_ID.fullmatch(kid) is not None
+
+
+CORE_TAKES = "Core takes letters of ASCII, digits, and _ . - in a key ID"
 
 
 class _UnusableError(Exception):
@@ -177,4 +186,4 @@ def _secret(curve: str, octets: bytes) -> Ed25519PrivateKey | Ed448PrivateKey:
         raise _UnusableError(f"cannot be used: {curve} is not supported by this installation") from None
 
 
-__all__ = ["ED448", "ED25519", "SigningKey", "load_signing_key"]
+__all__ = ["CORE_TAKES", "ED448", "ED25519", "SigningKey", "core_takes", "load_signing_key"]

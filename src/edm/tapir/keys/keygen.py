@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from edm.config.values import shorten
 from edm.errors import KeyFileError
+from edm.tapir.keys.jwk import CORE_TAKES, core_takes
 
 VALID_DAYS = 365
 """How long the certificates of a test authority are valid."""
@@ -36,10 +38,10 @@ def signing_key(kid: str) -> tuple[bytes, bytes]:
     Raises
     ------
     KeyFileError
-        The key ID is empty or has characters other than printable ASCII, which no HTTP signature can hold.
+        Core does not take the key ID.
     """
-    if not kid or not all(" " <= c <= "~" for c in kid):
-        raise KeyFileError(f"the key ID must be printable ASCII text that is not empty (found {kid!r})")
+    if not core_takes(kid):
+        raise KeyFileError(f"this key ID is of no use: {CORE_TAKES} (found {shorten(kid)})")
     key = Ed25519PrivateKey.generate()
     public = {
         "kty": "OKP",

@@ -1,1 +1,6 @@
-"""The connection to the MQTT broker and the publishing of events."""
+"""MQTT: one connection to the broker, and the publishing of what the backlog holds.
+
+Chunks of events come in, signed PUBLISH packets go out, and acknowledgements come back. Change the protocol
+in :mod:`~edm.tapir.mqtt.mqtt` and :mod:`~edm.tapir.mqtt.packets`, pace and order in
+:mod:`~edm.tapir.mqtt.session`, reconnecting in :mod:`~edm.tapir.mqtt.publisher`.
+"""

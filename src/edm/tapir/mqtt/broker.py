@@ -10,6 +10,8 @@ from edm.errors import ConfigError
 
 _TLS_SCHEMES = frozenset(("ssl", "tls", "mqtts", "mqtt+ssl", "tcps", "wss"))
 _WEBSOCKET_PORTS = {"ws": 80, "wss": 443}
+_PORTS = {True: 8883, False: 1883}
+"""The ports registered for MQTT with and without TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,8 @@ class Broker:
     url : str
         For messages.
     host : str
-    port : int or None
-        None if the URL names none and its scheme implies none; no connection can be made then.
+    port : int
+        If the URL names none, the one registered for its scheme.
     tls : bool
     websocket_path : str or None
         None without WebSocket.
@@ -30,7 +32,7 @@ class Broker:
 
     url: str
     host: str
-    port: int | None
+    port: int
     tls: bool
     websocket_path: str | None
 
@@ -47,6 +49,7 @@ class Broker:
         try:
             parts = urlsplit(url)
             port = parts.port
+            (parts.hostname or "").encode("idna")
         except ValueError as error:
             raise ConfigError(f"mqtt-server: {server}: {error}") from None
         scheme = parts.scheme.lower()
@@ -54,12 +57,15 @@ class Broker:
             raise ConfigError(f"mqtt-server: {server}: unknown scheme {scheme}")
         if not parts.hostname:
             raise ConfigError(f"mqtt-server: {server}: must name a host")
+        if port == 0:
+            raise ConfigError(f"mqtt-server: {server}: nobody can be reached at port 0")
         path = None
         if scheme in _WEBSOCKET_PORTS:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             port = port or _WEBSOCKET_PORTS[scheme]
+        tls = scheme in _TLS_SCHEMES
         shown = f"{scheme}://{parts.netloc.rpartition('@')[2]}"
-        return cls(shown, parts.hostname, port, scheme in _TLS_SCHEMES, path)
+        return cls(shown, parts.hostname, port or _PORTS[tls], tls, path)
 
 
 __all__ = ["Broker"]

@@ -198,8 +198,6 @@ class Connection:
         ------
         ConnectError
         """
-        if self._broker.port is None:
-            raise ConnectError("mqtt-server names no port")
         try:
             self._client.connect(self._broker.host, self._broker.port, self._keepalive, clean_start=False)
         except ssl.SSLCertVerificationError as error:

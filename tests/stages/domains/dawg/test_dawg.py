@@ -14,7 +14,7 @@ from edm.stages.domains import Dawg, EmptyFileError, write_dawg
 from oracles import dawg_reader
 
 LISTS = Path(__file__).parents[3] / "captures" / "lists"
-THIRD_PARTY = Path(__file__).parents[4].parent.parent.parent / "shared" / "data" / "third-party-99999.dawg"
+THIRD_PARTY = Path(__file__).parents[4].parent / "shared" / "data" / "third-party-99999.dawg"
 WORDS = [
     ".example.net.",
     "a.example.com.",

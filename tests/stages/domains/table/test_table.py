@@ -43,7 +43,7 @@ from edm.stages.names import wire_to_text
 from oracles import domain_match
 
 LISTS = Path(__file__).parents[3] / "captures" / "lists"
-SHARED = Path(__file__).parents[4].parent.parent.parent / "shared"
+SHARED = Path(__file__).parents[4].parent / "shared"
 EXAMPLES = 30 if JIT_DISABLED else 150
 
 

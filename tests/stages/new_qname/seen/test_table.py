@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edm.kernel.columns import I64Array, U8Array, U64Array
 from edm.kernel.jit import JIT_DISABLED
-from edm.stages.new_qname.seen.probing import COUNT, LINE, N_PROGRESS, NEXT, PROBE_LIMIT, insert_names
+from edm.stages.new_qname.seen.probing import COUNT, LINE, N_PROGRESS, NEXT, PROBE_LIMIT, Names, insert_names
 from edm.stages.new_qname.seen.table import Table, Tables, slots_for
 
 LARGEST = 2048
@@ -41,9 +41,9 @@ def put(table: Table, fingerprints: U64Array, room: int) -> list[int]:
     seen: U8Array = np.zeros(n, np.uint8)
     stored: U64Array = np.empty(n, np.uint64)
     while progress[NEXT] < n:
-        names = (fingerprints, rows, seen, n)
+        names = Names(fingerprints, rows, seen)
         before = int(progress[NEXT])
-        insert_names(table.array, table.state, *names, room, False, is_new, stored, progress)
+        insert_names(table.array, table.state, names, n, room, False, is_new, stored, progress)
         if progress[NEXT] < n:
             assert table.to_move, "only what is to be moved can be in the way"
             left = table.to_move
@@ -108,8 +108,8 @@ def test_a_name_that_would_get_across_the_boundary_waits_for_the_move() -> None:
     is_new: U8Array = np.zeros(len(low), np.uint8)
     progress: I64Array = np.zeros(N_PROGRESS, np.int64)
     stored: U64Array = np.empty(len(low), np.uint64)
-    names = (low, np.arange(len(low)), np.zeros(len(low), np.uint8), len(low))
-    insert_names(table.array, table.state, *names, 1000, False, is_new, stored, progress)
+    names = Names(low, np.arange(len(low)), np.zeros(len(low), np.uint8))
+    insert_names(table.array, table.state, names, len(low), 1000, False, is_new, stored, progress)
     assert progress[NEXT] == LINE
     assert table.state[COUNT] == 6 * LINE
     assert put(table, low, 1000) == list(range(LINE, LINE + 4))
@@ -156,8 +156,8 @@ def test_a_name_that_displaces_another_is_held_and_all_others_stay(seed: int, cr
         one = np.array([fingerprint], np.uint64)
         is_new, stored = np.zeros(1, np.uint8), np.empty(1, np.uint64)
         progress: I64Array = np.zeros(N_PROGRESS, np.int64)
-        names = (one, np.zeros(1, np.int64), np.zeros(1, np.uint8), 1)
-        insert_names(table.array, table.state, *names, 0, True, is_new, stored, progress)
+        names = Names(one, np.zeros(1, np.int64), np.zeros(1, np.uint8))
+        insert_names(table.array, table.state, names, 1, 0, True, is_new, stored, progress)
         now = set(table.array[table.array != 0].tolist())
         assert fingerprint in now
         assert len(held - now) <= 1

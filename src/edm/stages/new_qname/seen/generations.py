@@ -20,7 +20,15 @@ import structlog
 
 from edm.kernel.columns import I64Array, U8Array, U64Array
 from edm.stages.new_qname.seen.log import NameLog
-from edm.stages.new_qname.seen.probing import CARRIED, DISPLACED, N_PROGRESS, NEXT, STORED, insert_names
+from edm.stages.new_qname.seen.probing import (
+    CARRIED,
+    DISPLACED,
+    N_PROGRESS,
+    NEXT,
+    STORED,
+    Names,
+    insert_names,
+)
 from edm.stages.new_qname.seen.table import MIN_SLOTS, Table, Tables, slots_for
 from edm.stages.new_qname.seen.unsaved import Write
 
@@ -116,8 +124,8 @@ class Generations:
         displace = False
         while True:
             table = self.tables.current
-            names = (hashes, rows, seen, n)
-            insert_names(table.array, table.state, *names, self._stop, displace, is_new, stored, progress)
+            names = Names(hashes, rows, seen)
+            insert_names(table.array, table.state, names, n, self._stop, displace, is_new, stored, progress)
             if progress[NEXT] == n:
                 break
             log = self.logs[0]

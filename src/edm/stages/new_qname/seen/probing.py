@@ -19,11 +19,45 @@ no slot is empty costs time, but never hangs.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from edm.kernel.columns import I64, U64, Flag, I64Array, U8Array, U64Array
 from edm.kernel.jit import force_inlined, kernel, prefetch
+
+Slots: TypeAlias = U64Array
+"""``uint64[8 * (largest + PROBE_LIMIT)]``: the slots of a table, 0 where empty."""
+TableState: TypeAlias = I64Array
+"""``int64[N_STATE]``: the counts of a table, from ``COUNT`` on."""
+Fingerprints: TypeAlias = U64Array
+"""``uint64[names or more]``: fingerprints of names, never 0."""
+Rows: TypeAlias = I64Array
+"""``int64[names or more]``: the rows of a batch in which these names are asked for."""
+Marks: TypeAlias = U8Array
+"""``uint8[names or more]``: a small number for each of these names."""
+Progress: TypeAlias = I64Array
+"""``int64[N_PROGRESS]``: how far inserting has come, from ``NEXT`` on."""
+
+
+class Names(NamedTuple):
+    """Names of a batch, packed.
+
+    Attributes
+    ----------
+    hashes : uint64[names or more]
+        Fingerprints.
+    rows : int64[names or more]
+        The rows they stand for.
+    seen : uint8[names or more]
+        1 for a name that the previous generation holds, 2 for one it held when the batch began: they are
+        stored but not new.
+    """
+
+    hashes: Fingerprints
+    rows: Rows
+    seen: Marks
+
 
 LINE = 8  # slots
 PROBE_LIMIT = 1024
@@ -58,12 +92,12 @@ _U32 = np.uint64(32)
 
 
 @force_inlined
-def _layout(state: Any) -> Any:
+def _layout(state: TableState) -> tuple[U64, U64, U64]:
     return np.uint64(state[BEFORE]), np.uint64(state[BOUNDARY]), np.uint64(state[LINES])
 
 
 @force_inlined
-def _home(fingerprint: Any, before: Any, boundary: Any, lines: Any) -> Any:
+def _home(fingerprint: U64, before: U64, boundary: U64, lines: U64) -> U64:
     share = fingerprint >> _U32
     old = (share * before) >> _U32
     new = (share * lines) >> _U32
@@ -71,7 +105,7 @@ def _home(fingerprint: Any, before: Any, boundary: Any, lines: Any) -> Any:
 
 
 @force_inlined
-def _in_line(table: Any, line: Any, fingerprint: Any) -> Any:
+def _in_line(table: Slots, line: U64, fingerprint: U64) -> Flag:
     # All slots whatever they hold: a loop that ends at the right one would end unforeseen each time.
     s = line * _LINE
     return (
@@ -87,12 +121,12 @@ def _in_line(table: Any, line: Any, fingerprint: Any) -> Any:
 
 
 @force_inlined
-def _is_full(table: Any, line: Any) -> Any:
+def _is_full(table: Slots, line: U64) -> Flag:
     return table[line * _LINE + _LAST] != _0
 
 
 @force_inlined
-def _filled(table: Any, line: Any) -> Any:
+def _filled(table: Slots, line: U64) -> U64:
     # Empty slots stand at the end of a line, so halving it finds the first one.
     s = line * _LINE
     if table[s + _LAST] != _0:
@@ -103,7 +137,7 @@ def _filled(table: Any, line: Any) -> Any:
 
 
 @force_inlined
-def _find(table: Any, home: Any, fingerprint: Any) -> Any:
+def _find(table: Slots, home: U64, fingerprint: U64) -> U64:
     # _HELD, or the empty slot where the fingerprint belongs, or the home line's first one if none is near.
     line = home
     while line < home + _LIMIT:
@@ -117,7 +151,7 @@ def _find(table: Any, home: Any, fingerprint: Any) -> Any:
 
 @force_inlined
 def _ask_for(
-    table: Any, fingerprints: Any, begin: Any, end: Any, before: Any, boundary: Any, lines: Any
+    table: Slots, fingerprints: Fingerprints, begin: I64, end: I64, before: U64, boundary: U64, lines: U64
 ) -> None:
     for i in range(begin, end):
         line = _home(fingerprints[i], before, boundary, lines)
@@ -126,7 +160,7 @@ def _ask_for(
 
 
 @kernel
-def drop_seen(table: Any, state: Any, hashes: Any, rows: Any, seen: Any, n: Any) -> Any:
+def drop_seen(table: Slots, state: TableState, hashes: Fingerprints, rows: Rows, seen: Marks, n: I64) -> I64:
     """Drop the fingerprints that a table holds from the packed list; return how many are left.
 
     Parameters
@@ -154,7 +188,7 @@ def drop_seen(table: Any, state: Any, hashes: Any, rows: Any, seen: Any, n: Any)
 
 
 @kernel
-def mark_seen(table: Any, state: Any, hashes: Any, seen: Any, n: Any) -> None:
+def mark_seen(table: Slots, state: TableState, hashes: Fingerprints, seen: Marks, n: I64) -> None:
     """Set ``seen[i]`` to 1 if the table holds ``hashes[i]``; what was marked and is not there becomes 2.
 
     The arrays are as in :func:`drop_seen`.
@@ -171,7 +205,7 @@ def mark_seen(table: Any, state: Any, hashes: Any, seen: Any, n: Any) -> None:
 
 
 @force_inlined
-def _take_out(table: Any, line: Any, slot: Any) -> None:
+def _take_out(table: Slots, line: U64, slot: U64) -> None:
     # The last entry of the line takes the place, so that empty slots stand at the end.
     filled = _filled(table, line)
     last = line * _LINE + filled - _1
@@ -180,7 +214,7 @@ def _take_out(table: Any, line: Any, slot: Any) -> None:
 
 
 @force_inlined
-def _remove(table: Any, slot: Any, lines: Any) -> None:
+def _remove(table: Slots, slot: U64, lines: U64) -> None:
     # An entry that has overflowed takes the free slot, unless its home is behind it, then one its own slot, and so on.
     line = slot // _LINE
     filled = _filled(table, line)
@@ -201,7 +235,7 @@ def _remove(table: Any, slot: Any, lines: Any) -> None:
 
 
 @force_inlined
-def _displace(table: Any, fingerprint: Any, lines: Any) -> None:
+def _displace(table: Slots, fingerprint: U64, lines: U64) -> None:
     # Store a fingerprint in a full table at the cost of another one in its home line, or, if that is empty, of the
     # first one behind it. The number of entries stays the same.
     home = _home(fingerprint, lines, _0, lines)
@@ -223,17 +257,15 @@ def _displace(table: Any, fingerprint: Any, lines: Any) -> None:
 
 @kernel
 def insert_names(
-    table: Any,
-    state: Any,
-    hashes: Any,
-    rows: Any,
-    seen: Any,
-    n: Any,
-    stop: Any,
-    displace: Any,
-    is_new: Any,
-    stored: Any,
-    progress: Any,
+    table: Slots,
+    state: TableState,
+    names: Names,
+    n: I64,
+    stop: I64,
+    displace: Flag,
+    is_new: Marks,
+    stored: Fingerprints,
+    progress: Progress,
 ) -> None:
     """Store the fingerprints that the table lacks, and tell which names are new.
 
@@ -241,11 +273,8 @@ def insert_names(
     ----------
     table, state : uint64[:], int64[N_STATE]
         The current table; ``COUNT`` and ``CARRIED`` are updated.
-    hashes, rows : uint64[>= n], int64[>= n]
-        Fingerprints and the rows they stand for.
-    seen : uint8[>= n]
-        1 for a name that the previous generation holds, 2 for one it held when the batch began: they are
-        stored but not new.
+    names : Names
+        What to store.
     n : int
         How many there are; ``progress[NEXT]`` tells where to begin.
     stop : int
@@ -260,6 +289,7 @@ def insert_names(
     progress : int64[N_PROGRESS]
         Updated; ``progress[NEXT] == n`` when all is done.
     """
+    hashes, rows, seen = names
     before, boundary, lines = _layout(state)
     asked = progress[NEXT]
     for i in range(progress[NEXT], n):
@@ -294,7 +324,7 @@ def insert_names(
 
 
 @kernel
-def fill(table: Any, state: Any, fingerprints: Any, n: Any) -> None:
+def fill(table: Slots, state: TableState, fingerprints: Fingerprints, n: I64) -> None:
     """Store fingerprints that are not in the table yet.
 
     Parameters
@@ -321,7 +351,7 @@ def fill(table: Any, state: Any, fingerprints: Any, n: Any) -> None:
 
 
 @kernel
-def move(table: Any, state: Any, at_least: Any, scratch: Any) -> None:
+def move(table: Slots, state: TableState, at_least: I64, scratch: Fingerprints) -> None:
     """Move the next part of a growing table, from the right, to where it belongs.
 
     Parameters
@@ -372,6 +402,13 @@ __all__ = [
     "N_STATE",
     "PROBE_LIMIT",
     "STORED",
+    "Fingerprints",
+    "Marks",
+    "Names",
+    "Progress",
+    "Rows",
+    "Slots",
+    "TableState",
     "drop_seen",
     "fill",
     "insert_names",

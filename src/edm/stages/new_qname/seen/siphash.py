@@ -1,8 +1,7 @@
-"""SipHash-1-3 of question names, the fingerprints of the seen-name store.
+"""SipHash-1-3 of question names, the fingerprints of the seen-name store; see :mod:`edm.kernel.siphash`.
 
-SipHash (Aumasson and Bernstein, "SipHash: a fast short-input PRF", INDOCRYPT 2012) with one compression and
-three finalisation rounds. Names come from the network, so the hash is keyed: without the store's key
-nobody can construct two names with one fingerprint, or many names that fall into one cluster of slots.
+Names come from the network, so the hash is keyed: without the store's key nobody can construct two names with one
+fingerprint, or many names that fall into one cluster of slots.
 
 The input is the uncompressed wire name with ASCII letters folded to lower case. A length byte of a label is
 at most 63 and thus never a letter, so folding needs no knowledge of where labels begin.
@@ -10,28 +9,12 @@ at most 63 and thus never a letter, so folding needs no knowledge of where label
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from edm.kernel.columns import PENDING, QNAME_LEN, QNAME_OFF
+from edm.kernel.columns import I64, PENDING, QNAME_LEN, QNAME_OFF, U64, Bytes, Fates, U32Columns
 from edm.kernel.jit import inlined, kernel
-
-# "somepseudorandomlygeneratedbytes", the initial state.
-_INIT0 = np.uint64(0x736F6D6570736575)
-_INIT1 = np.uint64(0x646F72616E646F6D)
-_INIT2 = np.uint64(0x6C7967656E657261)
-_INIT3 = np.uint64(0x7465646279746573)
-
-_R13 = np.uint64(13)
-_R16 = np.uint64(16)
-_R17 = np.uint64(17)
-_R21 = np.uint64(21)
-_R32 = np.uint64(32)
-_L13 = np.uint64(51)
-_L16 = np.uint64(48)
-_L17 = np.uint64(47)
-_L21 = np.uint64(43)
+from edm.kernel.siphash import sip_add, sip_begin, sip_finish
+from edm.stages.new_qname.seen.probing import Fingerprints, Marks, Rows
 
 _LOW_BITS = np.uint64(0x7F7F7F7F7F7F7F7F)
 _HIGH_BITS = np.uint64(0x8080808080808080)
@@ -46,6 +29,7 @@ _7 = np.uint64(7)
 _8 = np.uint64(8)
 _16 = np.uint64(16)
 _24 = np.uint64(24)
+_32 = np.uint64(32)
 _40 = np.uint64(40)
 _48 = np.uint64(48)
 _56 = np.uint64(56)
@@ -53,14 +37,14 @@ _255 = np.uint64(255)
 
 
 @inlined
-def _word(buf: Any, i: Any) -> Any:
+def _word(buf: Bytes, i: U64) -> U64:
     # Written so that LLVM makes one 8-byte load of it.
     return (
         np.uint64(buf[i])
         | (np.uint64(buf[i + _1]) << _8)
         | (np.uint64(buf[i + np.uint64(2)]) << _16)
         | (np.uint64(buf[i + _3]) << _24)
-        | (np.uint64(buf[i + np.uint64(4)]) << _R32)
+        | (np.uint64(buf[i + np.uint64(4)]) << _32)
         | (np.uint64(buf[i + np.uint64(5)]) << _40)
         | (np.uint64(buf[i + np.uint64(6)]) << _48)
         | (np.uint64(buf[i + _7]) << _56)
@@ -68,45 +52,24 @@ def _word(buf: Any, i: Any) -> Any:
 
 
 @inlined
-def _lower(word: Any) -> Any:
+def _lower(word: U64) -> U64:
     seven = word & _LOW_BITS
     upper = ~word & _HIGH_BITS & ((seven + _FROM_A) ^ (seven + _PAST_Z))
     return word | (upper >> _CASE_SHIFT)
 
 
 @inlined
-def _round(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    v0 = v0 + v1
-    v2 = v2 + v3
-    v1 = ((v1 << _R13) | (v1 >> _L13)) ^ v0
-    v3 = ((v3 << _R16) | (v3 >> _L16)) ^ v2
-    v0 = (v0 << _R32) | (v0 >> _R32)
-    v2 = v2 + v1
-    v0 = v0 + v3
-    v1 = ((v1 << _R17) | (v1 >> _L17)) ^ v2
-    v3 = ((v3 << _R21) | (v3 >> _L21)) ^ v0
-    v2 = (v2 << _R32) | (v2 >> _R32)
-    return v0, v1, v2, v3
-
-
-@inlined
-def siphash_lower(buf: Any, off: Any, length: Any, k0: Any, k1: Any) -> Any:
+def siphash_lower(buf: Bytes, off: U64, length: U64, k0: U64, k1: U64) -> U64:
     """Return SipHash-1-3 of ``buf[off:off+length]`` with ASCII letters folded to lower case.
 
     ``off``, ``length``, ``k0``, ``k1`` and the result are uint64. The caller has checked the length.
     """
-    v0 = _INIT0 ^ k0
-    v1 = _INIT1 ^ k1
-    v2 = _INIT2 ^ k0
-    v3 = _INIT3 ^ k1
+    v0, v1, v2, v3 = sip_begin(k0, k1)
     rest = length & _7
     end = off + (length - rest)
     i = off
     while i < end:
-        word = _lower(_word(buf, i))
-        v3 ^= word
-        v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-        v0 ^= word
+        v0, v1, v2, v3 = sip_add(v0, v1, v2, v3, _lower(_word(buf, i)))
         i += _8
     tail = _0
     if rest != _0 and length > _7:
@@ -119,19 +82,22 @@ def siphash_lower(buf: Any, off: Any, length: Any, k0: Any, k1: Any) -> Any:
             shift += _8
             i += _1
     word = _lower(tail) | ((length & _255) << _56)
-    v3 ^= word
-    v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-    v0 ^= word
-    v2 ^= _255
-    for _ in range(3):
-        v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-    return v0 ^ v1 ^ v2 ^ v3
+    v0, v1, v2, v3 = sip_add(v0, v1, v2, v3, word)
+    return sip_finish(v0, v1, v2, v3)
 
 
 @kernel
 def hash_names(
-    buf: Any, u32: Any, fate: Any, n: Any, k0: Any, k1: Any, hashes: Any, rows: Any, is_new: Any
-) -> Any:
+    buf: Bytes,
+    u32: U32Columns,
+    fate: Fates,
+    n: I64,
+    k0: U64,
+    k1: U64,
+    hashes: Fingerprints,
+    rows: Rows,
+    is_new: Marks,
+) -> I64:
     """Hash the question names of the pending rows; return how many these are.
 
     Parameters

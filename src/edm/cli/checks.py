@@ -1,0 +1,230 @@
+"""What ``edm check-config`` and ``edm reload`` try beyond validation: all that the daemon refuses at its start.
+
+Each check calls what the start calls, so that the words are the same. Nothing is made, changed or taken into use.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+from edm.config import KEYS, Config
+from edm.config.address import bind, parse_address, reason_of
+from edm.config.values import parse_owner
+from edm.errors import EdmError, KeyFileError
+from edm.input.listener import UNIX_PATH_MAX
+
+Check: TypeAlias = Callable[[Config], Iterable[str]]
+"""Looks at what a start would need; yields a line for each problem, or raises an EdmError for one."""
+
+
+def _tried(*attempts: Callable[[], object]) -> Iterator[str]:
+    for attempt in attempts:
+        try:
+            attempt()
+        except EdmError as error:
+            yield str(error)
+
+
+def lists_are_valid(cfg: Config) -> Iterator[str]:
+    """Yield a line for each list file that cannot be read or is not valid."""
+    from edm.snapshot.parts import load_clients, make_table, open_ignored_names, open_well_known
+
+    parts: dict[str, Callable[[], object]] = {
+        "well-known-domains-file": lambda: make_table(open_well_known(cfg)),
+        "ignored-client-ips-file": lambda: load_clients(cfg),
+        "ignored-question-names-file": lambda: make_table(open_ignored_names(cfg)),
+    }
+    for name, part in parts.items():
+        # The path alone, as the start has it, does not tell which list it is.
+        yield from (f"{name}: {line}" for line in _tried(part))
+
+
+def data_directory_is_usable(cfg: Config) -> Iterator[str]:
+    """Yield a line for each folder that could not be made or written in the data directory."""
+    root = Path(cfg.data_dir)
+    names = [".", "parquet/sessions", "parquet/histograms/outbox", "seen-names"]
+    if not cfg.disable_mqtt and not cfg.disable_mqtt_filequeue:
+        names.append("mqtt")
+    met: set[Path] = set()
+    for name in names:
+        existing = folder = root / name
+        while not os.path.lexists(existing) and existing != existing.parent:
+            existing = existing.parent
+        if existing not in met and (reason := _unusable(existing, folder)):
+            seen = "cannot keep seen names here: " if name == "seen-names" else ""
+            yield f"{'' if seen else 'data-dir: '}{folder}: {seen}{reason}"
+        met.add(existing)
+
+
+def _unusable(existing: Path, folder: Path) -> str:
+    """Return why ``folder`` could not be made or written, of which ``existing`` is the part that is there."""
+    if not existing.is_dir():
+        return os.strerror(errno.EEXIST if existing == folder else errno.ENOTDIR)
+    return "" if os.access(existing, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+
+
+def debug_file_can_be_written(cfg: Config) -> Iterator[str]:
+    """Yield a line if the debug file could not be appended to."""
+    if not (name := cfg.debug_dnstap_filename):
+        return
+    path = Path(name)
+    try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        there = path.exists()
+        if not there:
+            path.parent.stat()  # tells why it is not there
+            if not path.parent.is_dir():
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        allowed = os.access(path, os.W_OK) if there else os.access(path.parent, os.W_OK | os.X_OK)
+        if not allowed:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        yield f"debug-dnstap-filename: {path}: {error.strerror}"
+
+
+def socket_path_problem(path: str) -> str | None:
+    """Return why no Unix socket can have the path ``path``, or None."""
+    if len(os.fsencode(path)) > UNIX_PATH_MAX:
+        return f"{path}: longer than the {UNIX_PATH_MAX} bytes a socket path may have"
+    return None
+
+
+def socket_can_be_made(cfg: Config) -> Iterator[str]:
+    """Yield a line for each reason why the Unix socket could not be made."""
+    if not (path := cfg.input_unix):
+        return
+    if problem := socket_path_problem(path):
+        yield f"input-unix: {problem}"
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            yield f"input-unix: {path}: exists and is not a socket"
+    except FileNotFoundError:
+        folder = Path(path).parent
+        if not folder.is_dir():
+            yield f"input-unix: {path}: {os.strerror(errno.ENOENT)}"
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            yield f"input-unix: {path}: {os.strerror(errno.EACCES)}"
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            yield f"input-unix: {path}: {error.strerror}"
+    yield from _owner_problems(cfg)
+
+
+def _owner_problems(cfg: Config) -> Iterator[str]:
+    user, group = parse_owner(cfg.input_unix_owner)
+    ours = {"user": {os.geteuid()}, "group": {os.getegid(), *os.getgroups()}}
+    for kind, name in (("user", user), ("group", group)):
+        try:
+            number = None
+            if name:
+                number = pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
+        except (KeyError, ValueError):  # a name that is no text has no entry
+            yield f"input-unix-owner: no such {kind}: {name!r}"
+        else:
+            if number is not None and number not in ours[kind] and os.geteuid():
+                yield f"input-unix: {cfg.input_unix}: {os.strerror(errno.EPERM)}"
+
+
+def addresses_can_be_bound(cfg: Config) -> Iterator[str]:
+    """Yield a line for each address of an input that is not one of this machine, or not ours to bind."""
+    yield from _unbindable(cfg, "input-tcp", "input-tls")
+
+
+def _unbindable(cfg: Config, *names: str) -> Iterator[str]:
+    for name in names:
+        if text := getattr(cfg, KEYS[name].attribute):
+            try:
+                bind(parse_address(text)).close()
+            except OSError as error:
+                # Most likely by the daemon whose configuration this is.
+                if error.errno != errno.EADDRINUSE:
+                    yield f"{name}: {text}: {reason_of(error)}"
+
+
+def input_certificates_are_valid(cfg: Config) -> Iterator[str]:
+    """Yield a line if the TLS input could not use its certificates."""
+    if cfg.input_tls and cfg.input_tls_cert_file and cfg.input_tls_key_file:
+        from edm.input.listener import tls_context
+
+        files = cfg.input_tls_cert_file, cfg.input_tls_key_file, cfg.input_tls_client_ca_file
+        yield from _tried(lambda: tls_context(*files))
+
+
+def core_keys_are_valid(cfg: Config) -> Iterator[str]:
+    """Yield a line for each key, certificate or URL that the outputs to Core could not use."""
+    from edm.tapir.events.outgoing import topic_of
+    from edm.tapir.keys.certificates import ClientCertificate
+    from edm.tapir.keys.jwk import load_signing_key
+    from edm.tapir.mqtt.broker import Broker
+    from edm.tapir.upload.aggregate import upload_problems
+
+    yield from upload_problems(cfg)
+    if not cfg.disable_mqtt:
+        yield from _tried(
+            lambda: topic_of(load_signing_key("mqtt-signing-key-file", cfg.mqtt_signing_key_file)),
+            lambda: ClientCertificate("mqtt", cfg),
+            lambda: Broker.parse(cfg.mqtt_server),
+        )
+
+
+CHECKS: list[Check] = [
+    lists_are_valid,
+    data_directory_is_usable,
+    debug_file_can_be_written,
+    socket_can_be_made,
+    addresses_can_be_bound,
+    input_certificates_are_valid,
+    core_keys_are_valid,
+]
+"""What is tried beyond validation. Whoever reads a file at start adds the check that its content is good."""
+
+
+def problems(cfg: Config) -> list[str]:
+    """Run all checks and return what they found, each line once."""
+    return _found(cfg, CHECKS)
+
+
+def _found(cfg: Config, checks: Iterable[Check]) -> list[str]:
+    found: list[str] = []
+    for check in checks:
+        try:
+            found += check(cfg)
+        except EdmError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def useless(cfg: Config) -> list[str]:
+    """Return a line for each thing with which the daemon starts, but which can never be of use to it."""
+    return _found(cfg, (_keys_for_core, _servers))
+
+
+def _keys_for_core(cfg: Config) -> Iterator[str]:
+    from edm.tapir.keys.jwk import CORE_TAKES, core_takes, load_signing_key
+
+    used = {"mqtt-signing-key-file": cfg.disable_mqtt, "http-signing-key-file": cfg.disable_histogram_sender}
+    for name, off in used.items():
+        path = getattr(cfg, KEYS[name].attribute)
+        try:
+            key = None if off else load_signing_key(name, path)
+        except KeyFileError:
+            continue  # that keeps the daemon from starting, and is told there
+        if key is not None and key.private is None:
+            yield f"{name}: {path}: holds only a public key, which cannot sign"
+        if key is not None and not core_takes(key.kid):
+            yield f"{name}: {path}: its key ID {key.kid!r} is of no use: {CORE_TAKES}"
+
+
+def _servers(cfg: Config) -> Iterator[str]:
+    yield from _unbindable(cfg, "metrics-address", "debug-address")
+
+
+__all__ = ["CHECKS", "Check", "problems", "socket_path_problem", "useless"]

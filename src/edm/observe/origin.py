@@ -1,0 +1,79 @@
+"""Whether a request may come from where it says it comes from: a browser must not be made to ask for others.
+
+A page of a foreign site can have its own name lead to this machine (DNS rebinding) and then read answers as if they
+were its own; and it can have requests sent without reading the answers. The first shows in ``Host``, the second in
+``Origin`` and the Fetch Metadata (https://www.w3.org/TR/fetch-metadata/).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable, Mapping
+
+ANY = "*"
+"""Among the allowed names: all are allowed."""
+
+_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::\d*)?")
+
+
+def host_of(header: str) -> str:
+    """Return the host of a ``Host`` header, in lower case, without port, brackets and final dot; "" if malformed."""
+    match = _HOST.fullmatch(header.strip())
+    if match is None:
+        return ""
+    return (match[1] or match[2] or "").lower().removesuffix(".")
+
+
+def is_address(host: str) -> bool:
+    """Tell whether ``host`` is an IP address: no name that somebody could have lead here."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+class Origins:
+    """Judges requests by their headers.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names allowed in ``Host`` beyond addresses, those of loopback, and this machine's own.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        own = ("localhost", socket.gethostname())
+        self._names = frozenset(name.lower().removesuffix(".") for name in (*own, *names) if name)
+
+    def objection(self, method: str, headers: Mapping[str, str]) -> str | None:
+        """Return why a request must not be answered, ``host`` or ``origin``, or None if it may."""
+        if not self._knows(headers.get("host", "")):
+            return "host"
+        if self._is_foreign(method, headers):
+            return "origin"
+        return None
+
+    def _knows(self, header: str) -> bool:
+        if not header or ANY in self._names:  # without the header it is no browser
+            return True
+        host = host_of(header)
+        return is_address(host) or host in self._names or host.endswith(".localhost")
+
+    @staticmethod
+    def _is_foreign(method: str, headers: Mapping[str, str]) -> bool:
+        origin = headers.get("origin")
+        if origin is not None:
+            return origin.partition("://")[2].lower() != headers.get("host", "").strip().lower()
+        if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+            return False
+        # A link to here, say from a list of bookmarks on another site, shows the page to nobody but its reader.
+        follows_link = (
+            headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        )
+        return not (follows_link and method in ("GET", "HEAD"))
+
+
+__all__ = ["ANY", "Origins", "host_of", "is_address"]

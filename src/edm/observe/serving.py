@@ -1,0 +1,328 @@
+"""The HTTP server below the applications: who gets in, how long a request may take to come, what that may cost.
+
+All of this comes before a request is whole, and so before :class:`edm.observe.turns.Turns`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import time
+from collections.abc import Callable
+
+import h11
+import structlog
+import uvicorn
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edm.observe import profiles
+from edm.observe.logs import RateLimited
+from edm.observe.origin import Origins
+from edm.observe.places import Places, peer_of
+
+IDLE_SECONDS = 10.0
+"""How long a connection may be without a whole request."""
+AGE_SECONDS = IDLE_SECONDS + profiles.MAX_SECONDS + 10.0
+"""How long it may be without an answer, with the time before its request."""
+GRACE_SECONDS = 3.0
+"""How long requests being answered may take at a stop."""
+SHARE = 0.1
+"""Part of one core that the server may take when connections come without a pause."""
+BACKLOG = 128
+REASONS = ("malformed", "host", "origin", "full", "displaced", "timeout")
+"""Why a request or a connection was refused; see ``edm_http_refused_total`` in docs/operations.md."""
+
+_BURST = 0.25  # CPU seconds that a server which had rested may take at once
+_LONGEST_PAUSE = 0.5
+_PIECE_PAUSE = 0.01
+_LONGEST_PIECE_PAUSE = 0.25
+_NO_MORE = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
+_TOLD_BY_US = ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket")
+
+_TEXTS = {
+    "malformed": "malformed HTTP request",
+    "host": "HTTP request for a name that is not ours (http-names)",
+    "origin": "HTTP request from a page of another site",
+    "full": "HTTP connection refused, all places taken",
+    "displaced": "HTTP connection gave way to a new one",
+}
+
+
+def _is_ours_to_tell(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_TOLD_BY_US)
+
+
+# The library writes a line for each malformed request; here they are counted, and limited.
+logging.getLogger("uvicorn.error").addFilter(_is_ours_to_tell)
+
+
+class Desk:
+    """What the connections of one server share: its places, and what became of those who got none.
+
+    Parameters
+    ----------
+    endpoint : str
+        Names the server in logs.
+    on_refused : callable
+        Told one of :data:`REASONS` each time.
+    on_suppressed : callable
+        See :class:`RateLimited`.
+    """
+
+    def __init__(
+        self, endpoint: str, on_refused: Callable[[str], None], on_suppressed: Callable[[int], None]
+    ) -> None:
+        self.places = Places()
+        self._endpoint = endpoint
+        self._on_refused = on_refused
+        self._limited = RateLimited(structlog.get_logger("edm.http"), on_suppressed=on_suppressed)
+
+    def refuse(self, reason: str, peer: str = "") -> None:
+        """Count and log a request or connection that was refused."""
+        if reason == "malformed":
+            self.places.misbehaved(peer)
+        self._on_refused(reason)
+        if text := _TEXTS.get(reason):
+            self._limited.warning(text, endpoint=self._endpoint)
+
+    def failed(self, reason: str) -> None:
+        """Log that accepting failed for now."""
+        self._limited.error("HTTP connection cannot be accepted", endpoint=self._endpoint, reason=reason)
+
+
+class Connection(H11Protocol):
+    """A connection that has a place, and keeps it only while it gets on."""
+
+    def __init__(self, server: uvicorn.Server, desk: Desk, peer: str) -> None:
+        super().__init__(server.config, server.server_state, {}, asyncio.get_running_loop())
+        self.peer = peer
+        self.answered = False
+        self._desk = desk
+        self._since = self.loop.time()
+        self._pieces = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether no whole request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def displace(self) -> None:
+        """End at once, in favour of another connection."""
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the place."""
+        super().connection_made(transport)
+        self._desk.places.take(self)
+        self._check = self.loop.call_later(IDLE_SECONDS, self._expire)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
+        self._check.cancel()
+        self._desk.places.leave(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of a request; the more pieces it comes in, the longer the next one waits."""
+        try:
+            super().data_received(data)
+        except Exception:  # what is no HTTP may take the library where it cannot answer
+            self._desk.refuse("malformed", self.peer)
+            self.transport.abort()
+            return
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY) and not self.transport.is_closing():
+            self._pieces += 1
+            self.flow.pause_reading()
+            self.loop.call_later(min(_LONGEST_PIECE_PAUSE, _PIECE_PAUSE * self._pieces), self._read_on)
+        if not self.waiting and self.conn.their_state is h11.SEND_BODY:
+            # Nothing here reads a body: what is still coming ends with the connection.
+            self.cycle.keep_alive = False
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request."""
+        self._desk.refuse("malformed", self.peer)
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:  # in the middle of an answer to an earlier one
+            self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        self.answered = True
+        self._since = self.loop.time()
+        self._pieces = 0
+        super().on_response_complete()
+
+    def _expire(self) -> None:
+        left = self._since + (IDLE_SECONDS if self.waiting else AGE_SECONDS) - self.loop.time()
+        if left > 0:
+            self._check = self.loop.call_later(min(left, IDLE_SECONDS), self._expire)
+            return
+        if not self.answered or not self.waiting:
+            self._desk.refuse("timeout")
+        self.transport.abort()
+
+
+class Gate:
+    """An ASGI application that answers only what may be asked from where it comes, and remembers who behaves."""
+
+    def __init__(self, app: ASGIApp, origins: Origins, desk: Desk) -> None:
+        self._app = app
+        self._origins = origins
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or say why not."""
+        reason = self._origins.objection(scope["method"], Headers(scope=scope))
+        if reason is not None:
+            self._desk.refuse(reason)
+            text = f"{_TEXTS[reason]}\n"
+            await PlainTextResponse(text, 403, {"X-Content-Type-Options": "nosniff"})(scope, receive, send)
+            return
+        client = scope.get("client")
+
+        async def watch(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 300 and client:
+                self._desk.places.behaved(peer_of(client[0]))
+            await send(message)
+
+        await self._app(scope, receive, watch)
+
+
+class Server(uvicorn.Server):
+    """The library's server with an entrance of its own, and an end that is bounded.
+
+    Connections are accepted one by one, and the next one only when those before have been paid for in time, as
+    :class:`edm.observe.turns.Turns` does with requests.
+    """
+
+    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+        super().__init__(config)
+        self._desk = desk
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._credit = _BURST
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept."""
+        assert sockets is not None
+        self._loop = asyncio.get_running_loop()
+        self.servers = []
+        for sock in sockets:
+            sock.setblocking(False)
+            sock.listen(BACKLOG)
+        self._accepting = self._loop.create_task(self._accept(sockets[0]))
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting; requests being answered have :data:`GRACE_SECONDS`, or until :meth:`abort`."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+        for sock in sockets or ():
+            sock.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        end = time.monotonic() + GRACE_SECONDS
+        while (state.connections or state.tasks) and not self.force_exit and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        for connection in list(state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # they notice
+        for task in list(state.tasks):
+            task.cancel()
+
+    def abort(self) -> None:
+        """End without regard to requests being answered; any thread may ask for it."""
+        self.should_exit = self.force_exit = True
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        mark, when = time.thread_time(), loop.time()
+        while True:
+            try:
+                sock, address = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno in _NO_MORE:
+                    return
+                self._desk.failed(error.strerror or type(error).__name__)
+                await asyncio.sleep(_LONGEST_PAUSE)
+                continue
+            try:
+                await self._admit(sock, peer_of(address[0]))
+            except OSError:  # gone already
+                sock.close()
+            cost, now = time.thread_time(), loop.time()
+            self._credit = min(_BURST, self._credit + (now - when) * SHARE) - (cost - mark)
+            mark, when = cost, now
+            if self._credit < 0:
+                await asyncio.sleep(min(_LONGEST_PAUSE, -self._credit / SHARE))
+
+    async def _admit(self, sock: socket.socket, peer: str) -> None:
+        room, displaced = self._desk.places.make_room(peer)
+        if displaced:
+            self._desk.refuse("displaced")
+        if not room:
+            self._desk.refuse("full")
+            sock.close()
+            return
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: Connection(self, self._desk, peer), sock)
+
+
+def make_server(app: ASGIApp, desk: Desk) -> Server:
+    """Return a server of an application, not started."""
+    config = uvicorn.Config(
+        app,
+        http=H11Protocol,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=int(IDLE_SECONDS),
+    )
+    return Server(config, desk)
+
+
+class Patient:
+    """An ASGI application that the end of the server interrupts without a word."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._app(scope, receive, send)
+
+
+__all__ = [
+    "AGE_SECONDS",
+    "BACKLOG",
+    "GRACE_SECONDS",
+    "IDLE_SECONDS",
+    "REASONS",
+    "SHARE",
+    "Connection",
+    "Desk",
+    "Gate",
+    "Patient",
+    "Server",
+    "make_server",
+]
