@@ -19,6 +19,8 @@ import structlog
 from edm.config import Config
 from edm.engine import Engine
 from edm.errors import EdmError
+from edm.input.blocks import Intake
+from edm.input.source import Source
 from edm.observe.http import HttpServer, RotationTimeoutError, ShuttingDownError
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
@@ -26,7 +28,7 @@ from edm.output.sink import Sinks
 from edm.reload.reload import Reloader
 from edm.rotation.clock import MinuteClock
 from edm.service import ServiceManager
-from edm.startup.listening import SWITCH_INTERVAL, ConnectionLog, open_listener
+from edm.startup.listening import SWITCH_INTERVAL, ConnectionLog, open_source
 from edm.startup.servers import http_servers
 from edm.startup.sinks import make_budget, make_sinks, reloadable
 
@@ -43,6 +45,8 @@ class Daemon:
         Set if a reload was asked for while there was no daemon yet to take the signal.
     sinks : callable
         Makes what takes events and finished files away.
+    source : callable
+        Opens what frames come from.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Daemon:
         read_config: Callable[[], Config],
         reload_wanted: threading.Event | None = None,
         sinks: Callable[[Config, Engine], Sinks] = make_sinks,
+        source: Callable[[Config, Intake, ConnectionLog], Source] = open_source,
     ) -> None:
         self.config = config
         self.log = structlog.get_logger()
@@ -62,6 +67,7 @@ class Daemon:
         self._failed: str | None = None
         self._read_config = read_config
         self._make_sinks = sinks
+        self._open_source = source
         self._connections = ConnectionLog(self.metrics, self._accepting_failed)
         self._servers: list[HttpServer] = []
         self._manager = ServiceManager(os.environ)
@@ -85,7 +91,7 @@ class Daemon:
             self._start_sinks()
             self.budget = make_budget(self.config, self.engine, self.sinks)
             self.reloader = Reloader(self.engine, self._read_config, reloadable(self.sinks, self.budget))
-            self.listener = open_listener(self.config, self.engine.intake, self._connections)
+            self.source = self._open_source(self.config, self.engine.intake, self._connections)
         except BaseException:
             self._abandon_start()
             raise
@@ -96,7 +102,7 @@ class Daemon:
         self.budget.start()
         self.engine.start()
         self._install_signals()
-        self.listener.start()
+        self.source.start()
         self._say_receiving()
         _keep_what_is_there()
         self._leave_outcome()
@@ -121,7 +127,7 @@ class Daemon:
         self.engine.seen.close()
 
     def _show_metrics(self) -> None:
-        self.metrics.ask("edm_open_connections", lambda: self.listener.connections)
+        self.metrics.ask("edm_open_connections", lambda: self.source.connections)
         self.metrics.callback(
             "edm_reload_waiting",
             "Parts changed several times just now that wait to be taken up",
@@ -131,7 +137,7 @@ class Daemon:
     def _say_receiving(self) -> None:
         self.log.info(
             "receiving dnstap",
-            address=self.listener.address,
+            address=self.source.address,
             workers=self.config.workers,
             well_known_domains=len(self.engine.cell.current.well_known),
             seen_names=self.engine.seen.names,
@@ -248,7 +254,7 @@ class Daemon:
         self.log.info("stopping")
         self._manager.stopping()
         self._reload_wanted.set()  # lets the reload thread end
-        self.listener.close(timeout=5.0)
+        self.source.close(timeout=5.0)
         self.engine.stop(take_events=self._end_output)
         for server in self._servers:
             server.stop(5.0)

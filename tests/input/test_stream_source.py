@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edm.input.listener import tls_context
-from edm.input.source import StreamSource
+from edm.input.stream import StreamSource
 from support.pki import Authority
 
 RECORDS = [bytes([i]) * (1 + i) for i in range(40)]  # few enough for the buffer of a socket

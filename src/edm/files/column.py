@@ -50,7 +50,7 @@ def schema_of(columns: Iterable[OutputColumn]) -> pa.Schema:
 
 
 def table_of(columns: Sequence[OutputColumn], *, null: bool) -> str:
-    """Return the columns as a Markdown table; neighbours of one meaning share a row.
+    """Return the columns as a Markdown table; neighbours of one type and meaning share a row.
 
     Parameters
     ----------
@@ -62,13 +62,17 @@ def table_of(columns: Sequence[OutputColumn], *, null: bool) -> str:
     at = 0
     while at < len(columns):
         first = last = columns[at]
-        while at < len(columns) and (columns[at].meaning, columns[at].null) == (first.meaning, first.null):
+        while at < len(columns) and _same(columns[at], first):
             last = columns[at]
             at += 1
         name = f"`{first.name}`" if last is first else f"`{first.name}` ... `{last.name}`"
         kind = _TYPE_NAMES.get(first.type, str(first.type))
         lines.append(_row([name, kind, first.meaning, *([first.null] if null else [])]))
     return "\n".join(lines)
+
+
+def _same(one: OutputColumn, other: OutputColumn) -> bool:
+    return (one.type, one.meaning, one.null) == (other.type, other.meaning, other.null)
 
 
 def _row(cells: Sequence[str]) -> str:

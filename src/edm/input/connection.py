@@ -17,7 +17,7 @@ from typing import NamedTuple
 from edm.errors import ProtocolError
 from edm.input.blocks import Intake
 from edm.input.reader import FrameReader
-from edm.input.source import HEAVY, StreamSource
+from edm.input.stream import HEAVY, StreamSource
 from edm.stages.framestream.protocol import FINISH, ServerHandshake, encode_control
 
 RESULTS = ("closed", "error", "handshake_error", "handshake_timeout", "displaced", "idle", "refused")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from edm.errors import OutputError
 from edm.files.publish import FILE_MODE, name_parquet_root, publish
-from edm.stages.histogram.schema import LABEL_COLUMNS, SCHEMA, SKETCH_COLUMNS
+from edm.stages.histogram.schema import COLUMNS, SCHEMA
 
 ROOT_NAME = b"histogramData"
 """Name of the root of the Parquet schema in the Go daemon's files."""
@@ -22,10 +22,7 @@ _TAIL = 8  # little-endian footer length and magic
 # A string in Thrift's compact protocol is its length and its bytes; Arrow calls the root "schema".
 _ARROW_ROOT = b"\x06schema"
 
-_ENCODING = {
-    name: "DELTA_LENGTH_BYTE_ARRAY" if name in (*LABEL_COLUMNS, *SKETCH_COLUMNS) else "PLAIN"
-    for name in SCHEMA.names
-}
+_ENCODING = {column.name: "DELTA_LENGTH_BYTE_ARRAY" if column.is_bytes else "PLAIN" for column in COLUMNS}
 
 
 def write_histogram(

@@ -1,4 +1,4 @@
-"""The listener that a configuration asks for, and what is logged and counted of its connections."""
+"""The source that a configuration asks for, and what is logged and counted of its connections."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from edm.input.blocks import Intake
 from edm.input.connection import End, Limits
 from edm.input.descriptors import room_for_connections
 from edm.input.listener import Listener, open_tcp, open_unix, tls_context
+from edm.input.source import Source
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 
@@ -77,8 +78,10 @@ class ConnectionLog:
         sys.setswitchinterval(min(_LONGEST_SWITCH_INTERVAL, SWITCH_INTERVAL * max(1.0, crowd)))
 
 
-def open_listener(config: Config, intake: Intake, log: ConnectionLog) -> Listener:
-    """Open the one input of a configuration, with its limits; nothing is accepted before it is started.
+def open_source(config: Config, intake: Intake, log: ConnectionLog) -> Source:
+    """Open the one source of a configuration, with its limits; nothing is accepted before it is started.
+
+    Another source is chosen here (docs/seams/source.md).
 
     Raises
     ------
@@ -119,4 +122,4 @@ def _most_connections(config: Config) -> int:
     return most
 
 
-__all__ = ["SWITCH_INTERVAL", "ConnectionLog", "open_listener"]
+__all__ = ["SWITCH_INTERVAL", "ConnectionLog", "open_source"]

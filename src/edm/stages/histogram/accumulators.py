@@ -14,7 +14,7 @@ from edm.kernel.columns import BATCH_ROWS, U8Array, U32Array, U64Array
 from edm.stages.histogram import kernels, sketches
 from edm.stages.histogram.export import LABELS, SKETCH_BYTES_MAX, export_sketches, split_labels
 from edm.stages.histogram.kernels import add_clients, count_rows, list_clients, merge_rows
-from edm.stages.histogram.schema import SCHEMA
+from edm.stages.histogram.schema import COUNTER_COLUMNS, LABEL_COLUMNS, SCHEMA
 from edm.stages.histogram.sketches import CELLS_USED, MULTIPLIER, ROWS_USED, State
 
 EXPLICIT_THRESHOLD_MAX = 131072
@@ -281,17 +281,22 @@ class Accumulators:
         start_time = np.full(n, start_time_us, np.int64)
         v4_count, v4_sketch = self._sketch_columns(rows, 0)
         v6_count, v6_sketch = self._sketch_columns(rows, 1)
-        columns = [
-            pa.Array.from_buffers(SCHEMA.field("start_time").type, n, [None, _buffer(start_time)]),
-            *_label_columns(_string_array(words(index), n)),
-            *(pa.array(np.ascontiguousarray(counters[:, c])) for c in range(kernels.N_COUNTERS)),
-            pa.array(rows[:, kernels.STATUS].astype(np.uint64)),
-            v4_count,
-            v6_count,
-            v4_sketch,
-            v6_sketch,
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+        labels = _label_columns(_string_array(words(index), n))
+        values = {
+            "start_time": pa.Array.from_buffers(
+                SCHEMA.field("start_time").type, n, [None, _buffer(start_time)]
+            ),
+            **dict(zip(LABEL_COLUMNS, labels, strict=True)),
+            **{
+                name: pa.array(np.ascontiguousarray(counters[:, c])) for c, name in enumerate(COUNTER_COLUMNS)
+            },
+            "edm_status_bits": pa.array(rows[:, kernels.STATUS].astype(np.uint64)),
+            "v4client_count": v4_count,
+            "v6client_count": v6_count,
+            "v4client_count_hll": v4_sketch,
+            "v6client_count_hll": v6_sketch,
+        }
+        return pa.RecordBatch.from_arrays([values[name] for name in SCHEMA.names], schema=SCHEMA)
 
     def _sketch_columns(self, rows: U32Array, family: int) -> tuple[pa.Array, pa.Array]:
         n = len(rows)

@@ -209,8 +209,6 @@ def fields_of(columns: Sequence[SessionColumn]) -> U32Array:
         Row of the batch's ``u32`` columns, bit of ``PRESENT``, rejected bits; in the order of the columns.
     """
     fields = [column.source for column in columns if isinstance(column.source, Field)]
-    if len(fields) > k.MOST_FIELDS:
-        raise ValueError(f"{len(fields)} columns copied from the batch; there is room for {k.MOST_FIELDS}")
     return np.array(fields, np.uint32).reshape(-1, 3).T.copy()
 
 

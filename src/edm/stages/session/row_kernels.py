@@ -46,8 +46,6 @@ VALID_DEST_IPV4 = 1 << 1
 VALID_SOURCE_IPV6 = 1 << 2
 VALID_DEST_IPV6 = 1 << 3
 VALID_SERVER_ID = 1 << 4
-VALID_FIELD = 1 << 8  # of the first column copied from the batch; the next ones follow
-MOST_FIELDS = 24
 
 # Rows of the fields to copy.
 FIELD = 0  # row of the batch's u32 columns
@@ -91,7 +89,8 @@ class Rows(NamedTuple):
     n64 : uint64[N_N64, capacity]
     fields : uint32[N_FIELD_WORDS, fields], what is copied from the batch
     copied : uint32[fields, capacity], the copies
-    valid : uint32[capacity], VALID_* bits
+    there : uint8[fields, capacity], 1 where there is a value, else 0
+    valid : uint8[capacity], VALID_* bits
     labels : uint8[capacity], how many of label0..label9 are there
     texts : uint8[...], bytes of column ``k`` in ``texts[base[k]:base[k + 1]]``
     base : int64[N_TEXTS + 1]
@@ -104,7 +103,8 @@ class Rows(NamedTuple):
     n64: U64Array
     fields: U32Array
     copied: U32Array
-    valid: U32Array
+    there: Bytes
+    valid: Bytes
     labels: Bytes
     texts: Bytes
     base: I64Array
@@ -273,17 +273,20 @@ def _append_bytes(
 
 
 @force_inlined
-def _copy_fields(u32: U32Columns, i: U64, fields: U32Array, copied: U32Array, row: U64) -> I64:
-    """Copy numbers of the batch; return the validity bits of those that are there."""
-    present = u32[c.PRESENT, i]
-    bits = 0
-    for k in range(fields.shape[1]):
-        has = fields[FIELD_PRESENT, k] == 0 or present & fields[FIELD_PRESENT, k] != 0
-        value = u32[np.uint64(fields[FIELD, k]), i]
-        copied[k, row] = value if has and value & fields[FIELD_REJECT, k] == 0 else np.uint32(0)
-        if has:
-            bits |= VALID_FIELD << k
-    return bits
+def _copy_fields(u32: U32Columns, out: Rows, first: I64, count: I64) -> None:
+    """Copy numbers of the batch for the first ``count`` listed rows, to row ``first`` and those behind it."""
+    # One column after the other: twice as fast as all of them row by row.
+    fields, copied, there = out.fields, out.copied, out.there
+    for k in range(np.uint64(fields.shape[1])):
+        field = np.uint64(fields[FIELD, k])
+        bit, reject = fields[FIELD_PRESENT, k], fields[FIELD_REJECT, k]
+        always = bit == 0
+        for j in range(np.uint64(count)):
+            i = np.uint64(u32[c.LEFT_ROW, j])
+            has = always or u32[c.PRESENT, i] & bit != 0
+            value = u32[field, i]
+            copied[k, np.uint64(first) + j] = value if has and value & reject == 0 else np.uint32(0)
+            there[k, np.uint64(first) + j] = np.uint8(has)
 
 
 @force_inlined
@@ -309,22 +312,13 @@ def _list_rows(u32: U32Columns, fate: Fates, start: I64, n: I64) -> U64:
     return left
 
 
-@kernel
-def append_rows(
-    buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, start: I64, n: I64, out: Rows, state: I64Array
+@force_inlined
+def _append_computed(
+    buf: Bytes, u32: U32Columns, u64: U64Columns, left: U64, n: I64, out: Rows, state: I64Array
 ) -> I64:
-    """Append the rows ``start <= i < n`` whose fate is SESSION; return the row where it stopped.
-
-    Stops before ``n`` when a column has no room for the row: give it more and go on from there.
-
-    Parameters
-    ----------
-    buf, u32, u64, fate : see edm.kernel.columns
-    out : see :class:`Rows`
-    state : int64[N_STATE]
-    """
+    """Append all but copied numbers of the first ``left`` listed rows; return the row where it stopped, or ``n``."""
     texts, base, used = out.texts, out.base, out.used
-    for j in range(_list_rows(u32, fate, start, n)):
+    for j in range(left):
         i = np.uint64(u32[c.LEFT_ROW, j])
         stopped = np.int64(i)
         row = np.uint64(state[ROWS])
@@ -356,10 +350,30 @@ def append_rows(
         bits |= put_address(u32, u64, i, 1, out.n32, out.n64, row, state)
         if u32[c.SOCKET_FAMILY, i] > INET6:
             state[UNKNOWN_FAMILIES] += 1
-        bits |= _copy_fields(u32, i, out.fields, out.copied, row)
         if identity_len > 0:
             bits |= VALID_SERVER_ID
         out.n64[RESPONSE_TIME, row] = _response_time(u32, u64, i)
         out.valid[row] = bits
         state[ROWS] += 1
     return n
+
+
+@kernel
+def append_rows(
+    buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, start: I64, n: I64, out: Rows, state: I64Array
+) -> I64:
+    """Append the rows ``start <= i < n`` whose fate is SESSION; return the row where it stopped.
+
+    Stops before ``n`` when a column has no room for the row: give it more and go on from there.
+
+    Parameters
+    ----------
+    buf, u32, u64, fate : see edm.kernel.columns
+    out : see :class:`Rows`
+    state : int64[N_STATE]
+    """
+    first = state[ROWS]
+    left = _list_rows(u32, fate, start, n)
+    stopped = _append_computed(buf, u32, u64, left, n, out, state)
+    _copy_fields(u32, out, first, state[ROWS] - first)
+    return stopped

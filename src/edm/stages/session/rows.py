@@ -44,15 +44,16 @@ class SessionRows:
     ----------
     capacity_rows : rows after which the builder calls itself full; it takes more if it must
     capacity_bytes : likewise, bytes of text, response messages and server identities
-    columns : the columns of the batches, in order
+    columns : the columns of the batches, in order; those of a session file if not given
     """
 
     def __init__(
         self,
         capacity_rows: int = DEFAULT_ROWS,
         capacity_bytes: int = DEFAULT_BYTES,
-        columns: Sequence[SessionColumn] = COLUMNS,
+        columns: Sequence[SessionColumn] | None = None,
     ) -> None:
+        columns = COLUMNS if columns is None else columns
         self._columns = columns
         self._schema = schema_of(columns)
         self._fields = fields_of(columns)
@@ -74,7 +75,8 @@ class SessionRows:
             n64=np.empty((k.N_N64, rows), np.uint64),
             fields=self._fields,
             copied=np.empty((self._fields.shape[1], rows), np.uint32),
-            valid=np.empty(rows, np.uint32),
+            there=np.empty((self._fields.shape[1], rows), np.uint8),
+            valid=np.empty(rows, np.uint8),
             labels=np.empty(rows, np.uint8),
             texts=np.empty(int(base[-1]), np.uint8),
             base=base,
@@ -127,7 +129,7 @@ class SessionRows:
         old = self._rows
         more = old.valid.shape[0] + 64
         # All buffers that have a place per row: their last axis is the rows.
-        per_row = ("n32", "n64", "copied", "valid", "labels", "offsets")
+        per_row = ("n32", "n64", "copied", "there", "valid", "labels", "offsets")
         self._rows = old._replace(**{name: _widened(getattr(old, name), more) for name in per_row})
 
     def _grow_text(self, column: int, need: int) -> None:
@@ -164,14 +166,15 @@ class SessionRows:
             case Field(_, present):
                 number = next(copied)
                 values = self._rows.copied[number, :rows].astype(column.type.to_pandas_dtype())
-                return _numbers(column.type, values, self._has(k.VALID_FIELD << number if present else 0))
+                there = self._rows.there[number, :rows].view(np.bool_) if present else None
+                return _numbers(column.type, values, there)
             case Number(buffer, place, valid):
                 values = getattr(self._rows, buffer)[place, :rows]
                 return _numbers(column.type, values, self._has(valid))
             case Text(place, valid):
                 labels = place < k.LABELS
-                there = self._rows.labels[:rows] > place if labels else self._has(valid)
-                return self._text(place, column.type, there)
+                shown = self._rows.labels[:rows] > place if labels else self._has(valid)
+                return self._text(place, column.type, shown)
             case None:
                 return pa.nulls(rows, column.type)
 
