@@ -24,7 +24,6 @@ U32Array: TypeAlias = npt.NDArray[np.uint32]
 U64Array: TypeAlias = npt.NDArray[np.uint64]
 I32Array: TypeAlias = npt.NDArray[np.int32]
 I64Array: TypeAlias = npt.NDArray[np.int64]
-I32Array: TypeAlias = npt.NDArray[np.int32]
 
 # What kernels are given, named once. Arrays are typed. Scalars are aliases of ``Any`` with a name that says what Numba
 # makes of them: inside a kernel a number is a NumPy scalar or an ``int``, whichever came first, and mypy cannot follow.
