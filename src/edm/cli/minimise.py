@@ -30,9 +30,9 @@ def run(args: Arguments) -> int:
     config = load(args.config_file, args.flags, os.environ, purpose="minimise")
     logs.configure(cast(logs.Format, config.log_format), config.debug)
     from edm.captures.minimiser import minimise
-    from edm.startup.warmup import warm_up_if_cold
+    from edm.startup.warmup import warm_up
 
-    warm_up_if_cold()
+    warm_up()
     quiet = bool(args.options["quiet"])
     with _progress(not quiet and sys.stderr.isatty()) as progress:
         summary = minimise(config, args.positional, progress)

@@ -32,7 +32,7 @@ def run(args: Arguments) -> int:
     logs.configure(cast(logs.Format, config.log_format), config.debug)
     # Not before: loading the kernels' compiler takes longer than finding that the configuration is wrong.
     from edm.daemon import run_daemon
-    from edm.startup.warmup import warm_up_if_cold
+    from edm.startup.warmup import warm_up
 
-    warm_up_if_cold()
+    warm_up()
     return run_daemon(config, read_config, reload_wanted)
