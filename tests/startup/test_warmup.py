@@ -140,7 +140,8 @@ def test_after_the_warm_up_nothing_is_compiled_or_loaded(tmp_path: Path) -> None
     captures = sorted(str(path) for path in CAPTURES.glob("*/input.fstrm.zst"))
     assert captures
     script = f"""
-import gc, sys
+import gc
+from pathlib import Path
 from numba.core.dispatcher import Dispatcher
 from edm.captures.minimiser import minimise
 from edm.config import load
@@ -151,7 +152,7 @@ def ready():
 warm_up()
 before = ready()
 for _ in range(2):
-    config = load({str(tmp_path / "edm.toml")!r}, {{}}, {{}}, purpose="minimise")
+    config = load(Path({str(tmp_path / "edm.toml")!r}), {{}}, {{}}, purpose="minimise")
     minimise(config, {captures!r}, lambda *_: None)
 for what in sorted(ready() - before):
     print(what)

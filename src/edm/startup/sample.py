@@ -20,6 +20,7 @@ from edm.stages.clients import ClientPrefixes
 from edm.stages.domains.dawg.dawg import Dawg
 from edm.stages.domains.table.table import DomainTable
 from edm.stages.histogram.accumulators import Accumulators
+from edm.stages.names import wire_to_text
 from edm.stages.new_qname.events import EventBlock
 from edm.stages.new_qname.ordering import NewNames
 from edm.stages.new_qname.seen.probing import N_PROGRESS, NEXT, STORED, insert_names
@@ -206,6 +207,7 @@ def _run_frames(pipelines: Sequence[Pipeline], snapshot: Snapshot) -> None:
 def use_rare_kernels() -> None:
     """Use what grows with the traffic, and what only lists of hundreds of thousands of names need."""
     DomainTable.build(Dawg.from_bytes(_IGNORED), large=0).texts([0])
+    wire_to_text(b"\x03www\x00")  # for the debug file
     seed: U64Array = np.ones(3, np.uint64)
     for words in (1, 4):
         slots: U64Array = np.zeros((64, words), np.uint64)
