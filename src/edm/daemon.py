@@ -22,6 +22,7 @@ from edm.errors import EdmError
 from edm.input.connection import End, Limits
 from edm.input.descriptors import room_for_connections
 from edm.input.listener import Listener, open_tcp, open_unix, tls_context
+from edm.observe.faults import DEFECT
 from edm.observe.http import (
     HttpServer,
     RotationTimeoutError,
@@ -76,6 +77,7 @@ class Daemon:
         self._stopping = threading.Event()
         self._reload_wanted = reload_wanted or threading.Event()
         self._failed: str | None = None
+        self._status = "starting"
         self._read_config = read_config
         self._servers: list[HttpServer] = []
         self._manager = ServiceManager(os.environ)
@@ -154,7 +156,9 @@ class Daemon:
         gc.collect()
         gc.freeze()
         self._leave_outcome()
-        self._manager.ready("receiving dnstap")
+        self._status = "receiving dnstap"
+        self._manager.ready(self._state())
+        self.metrics.faults.on_first = lambda: self._tasks.put(self._tell_faults)
         # Not before: a reload that was asked for during the start comes after it, for everybody who is told.
         threading.Thread(target=self._reload_loop, name="edm-reload", daemon=True).start()
         self.ready.set()
@@ -266,11 +270,22 @@ class Daemon:
                     self._limited.warning("the system clock was set", seconds=round(clock.step, 3))
                 self._rotate()
                 self._flush_log()
+                if self.metrics.faults:
+                    self._tell_faults()
         self.shut_down()
         if self._failed is not None:
             self.log.error(self._failed)
             return 1
+        if self.metrics.faults:
+            self.log.error("not all went well", faults=self.metrics.faults.lines())
+            return 1
         return 0
+
+    def _state(self) -> str:
+        return "; ".join([self._status, *self.metrics.faults.lines()])
+
+    def _tell_faults(self) -> None:
+        self._manager.status(self._state())
 
     def _flush_log(self) -> None:
         self._limited.flush()
@@ -281,6 +296,7 @@ class Daemon:
             self.engine.rotate()
         except Exception:
             self.metrics.rotations.labels("error").inc()
+            self.metrics.faults.report(DEFECT)
             self.log.exception("rotation failed")
 
     def rotate_on_request(self, timeout: float) -> None:
@@ -320,9 +336,10 @@ class Daemon:
                 self._manager.reloading()
                 self.reloader.reload()
                 failed = self.reloader.outcome.failed
-                self._manager.ready(
+                self._status = (
                     f"reload failed: {', '.join(failed)}" if failed else "receiving dnstap, reloaded"
                 )
+                self._manager.ready(self._state())
             else:
                 self.reloader.take_up()
             self._leave_outcome()

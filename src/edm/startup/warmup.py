@@ -37,9 +37,11 @@ def warm_up() -> None:
         process = _start_precompiling() if kept.writable else None
     try:
         run_sample()
-    except KernelError:
-        kept.clear()
-        raise
+    except Exception as error:
+        kept.clear()  # whatever is wrong with it
+        if isinstance(error, KernelError):
+            raise
+        raise KernelError(f"the kernels do not work: {type(error).__name__}: {error}") from error
     finally:
         if process is not None:
             process.kill()  # whatever it has not compiled by now has been compiled here
