@@ -293,7 +293,7 @@ def test_it_needs_no_privilege(
             assert f"Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}" in status
             assert "CapBnd:\t0000000000000000" in status
             assert "CapEff:\t0000000000000000" in status
-            assert not daemon.messages("kernels are compiled")
+            assert not daemon.messages("kernels are compiled"), daemon.tail()
             assert fates(daemon, frames)["well_known"] > 0
             daemon.rotate()
             assert reload(daemon, capsys)[0] == 0

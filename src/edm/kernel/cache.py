@@ -15,8 +15,8 @@ import functools
 import hashlib
 import os
 import pickle
-import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -117,7 +117,8 @@ def _machine() -> tuple[str, ...]:
         numba.__version__,
         llvmlite.__version__,
         np.__version__,
-        platform.python_implementation() + platform.python_version(),
+        # Without the patch level, which changes neither bytecode nor ABI.
+        f"{sys.implementation.cache_tag}{sys.abiflags}",
         _MODE,
         *(f"{name}={getattr(config, name, None)}" for name in switches),
     )
