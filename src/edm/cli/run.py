@@ -40,7 +40,7 @@ def run(args: Arguments) -> int:
 def _run(config: Config, read_config: Callable[[], Config], reload_wanted: threading.Event) -> int:
     # Not before: loading the kernels' compiler takes longer than finding that the configuration is wrong.
     from edm.daemon import run_daemon
-    from edm.startup.warmup import warm_up_if_cold
+    from edm.startup.warmup import warm_up
 
-    warm_up_if_cold()
+    warm_up()
     return run_daemon(config, read_config, reload_wanted)

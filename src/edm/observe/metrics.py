@@ -33,6 +33,7 @@ from edm.kernel.columns import (
     UNDECODABLE,
     I64Array,
 )
+from edm.observe.faults import KINDS, Faults
 from edm.observe.ledger import FATE_NAMES, Ledger
 from edm.observe.logs import dropped_lines
 
@@ -125,6 +126,8 @@ class Metrics:
     Attributes
     ----------
     registry : prometheus_client.CollectorRegistry
+    faults : Faults
+        Where what is lost or goes wrong is reported; it counts as well.
     """
 
     def __init__(self) -> None:
@@ -135,6 +138,12 @@ class Metrics:
         self.registry.register(self._totals)
         self._declare_gauges()
         self._declare_counters()
+        faults = self.counter(
+            "edm_faults_total", "What was lost or went wrong by kind; must stay 0", ("kind",)
+        )
+        for kind in KINDS:
+            faults.labels(kind)
+        self.faults = Faults(lambda kind, count: faults.labels(kind).inc(count))
         prometheus.ProcessCollector(registry=self.registry)
         prometheus.PlatformCollector(registry=self.registry)
         prometheus.GCCollector(registry=self.registry)
