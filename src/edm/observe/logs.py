@@ -306,7 +306,7 @@ class RateLimited:
         self._log("error", event, count, fields)
 
     def take(self, event: str) -> int | None:
-        """Count ``event``; return how many were suppressed before if its line may be logged by the caller, else None."""
+        """Count ``event``; return how many were suppressed before if a line may be logged by the caller, else None."""
         with self._lock:
             return self._take("warning", event, 1, {})
 
