@@ -7,6 +7,7 @@ import gc
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,7 +23,8 @@ from edm.engine import Engine
 from edm.errors import EdmError
 from edm.input.connection import End, Limits
 from edm.input.descriptors import room_for_connections
-from edm.input.listener import Listener, open_tcp, open_unix, tls_context
+from edm.input.listener import Listener, open_tcp, tls_context
+from edm.input.unix_socket import UnixSocket
 from edm.observe.http import (
     HttpServer,
     RotationTimeoutError,
@@ -85,7 +87,7 @@ class Daemon:
     # Events of the listener
 
     def opened(self) -> None:
-        """Log a sender that connected."""
+        """Log a sender that connected and said something."""
         self._set_switch_interval()
         self._connection_log.info("dnstap connection opened", connections=self.listener.connections)
 
@@ -95,6 +97,8 @@ class Daemon:
         self.metrics.connection_ended(end.result)
         if end.result == "closed":
             self._connection_log.info("dnstap connection closed", connections=self.listener.connections)
+        elif end.result == "probe":
+            self.log.debug("dnstap connection closed without a byte")
         elif end.result == "idle":
             self._connection_log.info("idle dnstap connection closed", reason=end.reason)
         else:
@@ -115,6 +119,15 @@ class Daemon:
         """End the daemon: nothing can be accepted any more."""
         self._failed = f"accepting dnstap connections failed: {reason}"
         self._tasks.put(self._stopping.set)
+
+    def socket_file_made_again(self) -> None:
+        """Count and log that the Unix socket's file was gone."""
+        self.metrics.socket_files.inc()
+        self._limited.warning("the socket's file was gone and was made again", address=self.listener.address)
+
+    def socket_file_lost(self, reason: str) -> None:
+        """Log that the Unix socket's file is gone, and no sender can connect."""
+        self._limited.error("the socket's file is gone and cannot be made again", reason=reason)
 
     # Start
 
@@ -201,8 +214,9 @@ class Daemon:
     def _open_listener(self) -> None:
         config = self.config
         tls = None
+        sock: socket.socket | UnixSocket
         if config.input_unix:
-            sock = open_unix(config.input_unix, config.input_unix_mode, config.input_unix_owner)
+            sock = UnixSocket(config.input_unix, config.input_unix_mode, config.input_unix_owner)
         elif config.input_tcp:
             sock = open_tcp(config.input_tcp, "input-tcp")
         else:

@@ -103,7 +103,7 @@ class Settings:
     )
     input_unix_mode: str = _input(
         "",
-        'File mode of the Unix socket in octal digits, such as "0660"; empty leaves it to the umask.',
+        'File mode of the Unix socket in octal digits, such as "0660"; empty is 0660 less the umask.',
         check=parse_mode,
     )
     input_unix_owner: str = _input(
