@@ -39,6 +39,7 @@ from edm.output.budget import Limits as DiskLimits
 from edm.reload.reload import Reloader
 from edm.rotation.clock import MinuteClock
 from edm.service import ServiceManager
+from edm.startup.safety import exposures, refuse_shared_folders
 from edm.tapir.events.outgoing import EventsOut
 from edm.tapir.upload.upload import Uploader
 
@@ -140,7 +141,8 @@ class Daemon:
         """
         sys.setswitchinterval(SWITCH_INTERVAL)
         config = self.config
-        for warning in config.warnings:
+        refuse_shared_folders(config)
+        for warning in (*config.warnings, *exposures(config)):
             self.log.warning(warning)
         self.engine = Engine(config, self.metrics, events=not config.disable_mqtt)
         self.uploader = Uploader(config, self.engine.data, self.metrics)
