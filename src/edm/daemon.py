@@ -30,6 +30,7 @@ from edm.reload.reload import Reloader
 from edm.rotation.clock import MinuteClock
 from edm.service import ServiceManager
 from edm.startup.listening import SWITCH_INTERVAL, ConnectionLog, open_source
+from edm.startup.safety import exposures, refuse_shared_folders
 from edm.startup.servers import http_servers
 from edm.startup.sinks import make_budget, make_sinks, reloadable
 
@@ -85,7 +86,8 @@ class Daemon:
         EdmError
         """
         sys.setswitchinterval(SWITCH_INTERVAL)
-        for warning in self.config.warnings:
+        refuse_shared_folders(self.config)
+        for warning in (*self.config.warnings, *exposures(self.config)):
             self.log.warning(warning)
         self.engine = Engine(self.config, self.metrics, events=not self.config.disable_mqtt)
         self.sinks = self._make_sinks(self.config, self.engine)

@@ -11,6 +11,7 @@ from typing import cast
 from edm.cli.arguments import Arguments, Spec
 from edm.config import Config, load
 from edm.observe import logs
+from edm.startup.safety import forbid_core_files
 
 SPEC = Spec(
     about="Receive dnstap on the configured socket and minimise it until SIGTERM or SIGINT. SIGHUP reloads "
@@ -30,6 +31,7 @@ def run(args: Arguments) -> int:
     signal.signal(signal.SIGHUP, lambda _number, _frame: reload_wanted.set())
     environ = dict(os.environ)
     config = read_config()
+    forbid_core_files(config)
     logs.configure(cast(logs.Format, config.log_format), config.debug, background=True)
     try:
         return _run(config, read_config, reload_wanted)

@@ -185,6 +185,9 @@ class Metrics:
         self.connections_total = self.counter(
             "edm_connections_total", "Connections by how they ended", ("result",)
         )
+        self.socket_files = self.counter(
+            "edm_socket_file_made_again_total", "How often the Unix socket's file was gone and was made again"
+        )
         self.reloads = self.counter("edm_reloads_total", "Reloads by part and result", ("part", "result"))
         self.reload_last_success = self.gauge(
             "edm_reload_last_success_timestamp_seconds", "When a part was last loaded", ("part",)
