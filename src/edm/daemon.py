@@ -177,7 +177,7 @@ class Daemon:
             engine.seen,
         )
         engine.session_writer.admit = self.budget.admit
-        parts: dict[str, Callable[[Config], None]] = {
+        parts: dict[str, Callable[[Config], bool | None]] = {
             "disk_budget": lambda new: self.budget.reload(_disk_limits(new)),
             "http_client_certificate": self.uploader.reload,
         }

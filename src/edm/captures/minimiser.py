@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edm.captures.reading import CaptureReader
+from edm.captures.reading import CaptureReader, open_all
 from edm.config import Config
 from edm.engine import Engine
 from edm.errors import EdmError, InputError, OutputError
 from edm.files.publish import FILE_MODE
+from edm.files.visible import visible
 from edm.input.reader import FrameReader
 from edm.observe.ledger import FATE_NAMES
 from edm.observe.metrics import Metrics
@@ -63,7 +64,7 @@ class Summary:
             f"{self.session_rows:>14,}  session rows",
             f"{self.new_names:>14,}  new names",
         ]
-        return "\n".join([*lines, *(f"wrote {path}" for path in self.files)])
+        return "\n".join([*lines, *(f"wrote {visible(path)}" for path in self.files)])
 
 
 class _EventFile:
@@ -119,7 +120,7 @@ def minimise(
     """
     began = time.monotonic()
     metrics = metrics or Metrics()
-    readers = [CaptureReader(name) for name in files]  # all must be there before anything is written
+    readers = open_all(files)  # all must be there before anything is written
     try:
         engine = Engine(config, metrics, events=True)
         written: list[Path] = []

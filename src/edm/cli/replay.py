@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from edm.cli.arguments import Arguments, Option, Spec
 from edm.errors import ConfigError
 
@@ -24,10 +22,10 @@ def run(args: Arguments) -> int:
     unix, tcp = str(args.options["unix"] or ""), str(args.options["tcp"] or "")
     if bool(unix) == bool(tcp):
         raise ConfigError("give the receiver with either --unix PATH or --tcp HOST:PORT")
-    from edm.captures.reading import CaptureReader
+    from edm.captures.reading import open_all
     from edm.captures.replay import connect, replay
 
-    captures = [CaptureReader(os.fspath(name)) for name in args.positional]
+    captures = open_all(args.positional)
     try:
         with connect(unix, tcp) as sock:
             sent = replay(captures, sock)

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 from edm.errors import EdmError
+from edm.files.visible import visible
 from edm.observe.privacy import redact
 
 MAX_SECONDS = 60.0
@@ -242,7 +243,7 @@ def command_line(arguments: Sequence[str]) -> str:
             hide_next = not equals
         else:
             shown.append(re.sub(r"//[^/@\s]*@", "//***@", argument))
-    return "\0".join(shown)
+    return "\0".join(map(visible, shown))
 
 
 __all__ = [
