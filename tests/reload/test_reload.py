@@ -304,7 +304,12 @@ def test_parts_without_use_are_not_configured(tmp_path: Path) -> None:
     try:
         parts = outcome(world)
         assert (parts["ignored_client_ips"], parts["http_client_certificate"]) == ("reloaded", "reloaded")
-        world.configure(ignored_client_ips_file="", ignored_question_names_file="", disable_histogram_sender=True)
+        off = {
+            "ignored_client_ips_file": "",
+            "ignored_question_names_file": "",
+            "disable_histogram_sender": True,
+        }
+        (tmp_path / "edm.toml").write_text(to_toml({**world.settings, **off}))
         parts = outcome(world)  # now they are taken out of use
         assert (parts["ignored_client_ips"], parts["ignored_question_names"]) == ("reloaded", "reloaded")
         assert parts["http_client_certificate"] == "not configured"
@@ -312,4 +317,4 @@ def test_parts_without_use_are_not_configured(tmp_path: Path) -> None:
         assert (parts["ignored_client_ips"], parts["ignored_question_names"]) == ("not configured",) * 2
         assert parts["config"] == "reloaded"
     finally:
-        world.close()
+        world.engine.stop()
