@@ -108,7 +108,8 @@ def test_a_path_too_long_for_a_socket(
     folder = tmp_path / ("x" * 107)
     assert main(["init", str(folder)]) == 1
     assert (
-        "longer than the 107 bytes a socket path may have; choose a directory with a shorter path" in capsys.readouterr().err
+        "longer than the 107 bytes a socket path may have; choose a directory with a shorter path"
+        in capsys.readouterr().err
     )
     assert not folder.exists()
 
