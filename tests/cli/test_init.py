@@ -107,10 +107,8 @@ def test_a_path_too_long_for_a_socket(
 ) -> None:
     folder = tmp_path / ("x" * 107)
     assert main(["init", str(folder)]) == 1
-    assert (
-        "longer than the 107 bytes a socket path may have; choose a directory with a shorter path"
-        in capsys.readouterr().err
-    )
+    text = "longer than the 107 bytes a socket path may have; choose a directory with a shorter path"
+    assert text in capsys.readouterr().err
     assert not folder.exists()
 
 

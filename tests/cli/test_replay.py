@@ -112,8 +112,10 @@ def test_who_cannot_be_looked_at(tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(address)
         assert unix_senders(str(tmp_path / "link")) == 1
         assert unix_senders(os.path.relpath(address)) == 1
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        with socket.create_connection(listening.getsockname()) as sender:
-            assert tcp_senders(sender) == 0
-            listening.close()
-            assert tcp_senders(sender) is None
+    listening = socket.create_server(("127.0.0.1", 0))
+    with socket.create_connection(listening.getsockname()) as sender, listening.accept()[0]:
+        assert tcp_senders(sender) == 0
+        listening.close()
+        assert tcp_senders(sender) is None
+    with socket.socket() as lost:
+        assert tcp_senders(lost) == 0
