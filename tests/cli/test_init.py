@@ -21,7 +21,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fake_list(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    monkeypatch.setattr(init, "_starter_list", lambda: b"a list")
+    monkeypatch.setattr(init, "starter_list", lambda: b"a list")
     return b"a list"
 
 
@@ -107,9 +107,8 @@ def test_a_path_too_long_for_a_socket(
 ) -> None:
     folder = tmp_path / ("x" * 107)
     assert main(["init", str(folder)]) == 1
-    assert (
-        "a Unix socket's path can have 107; choose a directory with a shorter path" in capsys.readouterr().err
-    )
+    text = "longer than the 107 bytes a socket path may have; choose a directory with a shorter path"
+    assert text in capsys.readouterr().err
     assert not folder.exists()
 
 

@@ -19,6 +19,7 @@ from edm.cli import checks
 from edm.cli import reload as module
 from edm.cli.main import main
 from edm.cli.reload import NoDaemonError, as_text, find_daemon, request_reload
+from edm.errors import StoreError
 from edm.reload.outcome import PartOutcome, ReloadOutcome
 from support import golden
 from support.processes import end_child
@@ -139,6 +140,76 @@ def test_a_daemon_that_ends_instead(data: Path) -> None:
     with pytest.raises(NoDaemonError, match="has ended"):
         request_reload(child.pid, data, 30)
     waiter.join()
+
+
+# What others can write is not believed
+
+
+def spoof(data: Path, pid: int) -> Path:
+    ReloadOutcome(9, pid, clock() + 10**9, time.time(), {"x": PartOutcome("failed", ("spoofed",))}).write(
+        data
+    )
+    return data / "reload.json"
+
+
+def not_believed(data: Path, holder: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(module.os, "kill", lambda pid, number: None)
+    with pytest.raises(NoDaemonError, match="no outcome of the reload within") as refused:
+        request_reload(holder, data, 0.2)
+    return str(refused.value)
+
+
+def test_an_outcome_that_others_can_write_is_not_believed(
+    data: Path, holder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = spoof(data, holder)
+    for mode in (0o662, 0o620, 0o602):
+        path.chmod(mode)
+        assert "is not believed: others can write to it" in not_believed(data, holder, monkeypatch)
+    path.chmod(0o640)
+    data.chmod(0o777)
+    assert f"is not believed: others can write to {data}" in not_believed(data, holder, monkeypatch)
+    data.chmod(0o1777)
+    assert request_reload(holder, data, 5).serial == 9
+    (data / "other").hardlink_to(path)
+    assert "is not believed: no file of its own" in not_believed(data, holder, monkeypatch)
+    path.unlink()
+    path.symlink_to(data / "other")
+    assert "see the log of the daemon" in not_believed(data, holder, monkeypatch)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_an_outcome_of_another_user_is_not_believed(
+    data: Path, holder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(spoof(data, holder), 12345, 12345)
+    assert "it belongs to another user than the daemon" in not_believed(data, holder, monkeypatch)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_process_of_another_user_is_no_daemon(data: Path) -> None:
+    lock = data / "seen-names" / "lock"
+    lock.touch(mode=0o666)
+    with lock.open() as file:
+        stranger = subprocess.Popen(["sleep", "60"], stdin=file, user=12345, group=12345)
+    try:
+        lock.write_text(f"{stranger.pid}\n")
+        data.chmod(0o777)
+        with pytest.raises(NoDaemonError, match="is not believed to be the daemon"):
+            find_daemon(data)
+        data.chmod(0o755)  # who wrote the number was allowed to by the operator
+        assert find_daemon(data) == stranger.pid
+    finally:
+        end_child(stranger)
+
+
+def test_an_outcome_of_another_kind_is_none(data: Path) -> None:
+    (data / "reload.json").write_text(
+        '{"serial": 1, "pid": 1, "began_us": 1, "finished": 1, "restart": [], "parts": {"x": {"result": "fine", '
+        '"reasons": []}}}'
+    )
+    with pytest.raises(StoreError, match="does not hold the outcome of a reload"):
+        ReloadOutcome.read(data)
 
 
 def test_text() -> None:

@@ -80,7 +80,7 @@ def test_what_is_written_is_read_with_its_line(
 def test_syntax_errors_name_line_and_column(tmp_path: Path) -> None:
     assert failure(tmp_path, "a = 1\nb = yes\n") == ["c.toml:2:5: invalid TOML: Invalid value"]
     assert failure(tmp_path, "a = [") == ["c.toml:1: invalid TOML: Invalid value (at the end of the file)"]
-    assert failure(tmp_path, "\ufeffa = 1")[0].startswith("c.toml:1:1: invalid TOML")
+    assert failure(tmp_path, "\ufeff\ufeffa = 1")[0].startswith("c.toml:1:1: invalid TOML")
 
 
 def test_a_key_set_twice(tmp_path: Path) -> None:
@@ -121,4 +121,13 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
     path.write_text("a = 1")
     path.chmod(0)
     with pytest.raises(ConfigError, match="Permission denied"):
+        toml.read_entries(path)
+
+
+def test_byte_order_marks(tmp_path: Path) -> None:
+    path = tmp_path / "edm.toml"
+    path.write_text("debug = true\n", encoding="utf-8-sig")
+    assert toml.read_entries(path) == [("debug", True, 1)]
+    path.write_text("debug = true\n", encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"edm\.toml:1: is UTF-16 text: save it as UTF-8"):
         toml.read_entries(path)

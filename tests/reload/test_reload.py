@@ -293,3 +293,28 @@ def test_overwriting_a_list_in_place_changes_no_answer(tmp_path: Path) -> None:
         assert path.stat().st_ino == inode
         assert [table.match(name) for name in names] == answers
         assert [table.word(index) for index, _ in answers if index >= 0] == texts
+
+
+def test_parts_without_use_are_not_configured(tmp_path: Path) -> None:
+    def outcome(world: World) -> dict[str, str]:
+        assert world.reloader.reload()
+        return {name: part.result for name, part in world.reloader.outcome.parts.items()}
+
+    world = World(tmp_path)
+    try:
+        parts = outcome(world)
+        assert (parts["ignored_client_ips"], parts["http_client_certificate"]) == ("reloaded", "reloaded")
+        off = {
+            "ignored_client_ips_file": "",
+            "ignored_question_names_file": "",
+            "disable_histogram_sender": True,
+        }
+        (tmp_path / "edm.toml").write_text(to_toml({**world.settings, **off}))
+        parts = outcome(world)  # now they are taken out of use
+        assert (parts["ignored_client_ips"], parts["ignored_question_names"]) == ("reloaded", "reloaded")
+        assert parts["http_client_certificate"] == "not configured"
+        parts = outcome(world)
+        assert (parts["ignored_client_ips"], parts["ignored_question_names"]) == ("not configured",) * 2
+        assert parts["config"] == "reloaded"
+    finally:
+        world.engine.stop()

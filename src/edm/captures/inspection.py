@@ -106,7 +106,8 @@ def _begins_with_magic(path: str) -> bool:
 
 def _inspect_parquet(path: str, top: int) -> Facts:
     try:
-        with pq.ParquetFile(path) as file:
+        # Not by its path, which need be no text, or may look like a URL to the library.
+        with Path(path).open("rb") as opened, pq.ParquetFile(opened) as file:
             return _parquet_facts(file, path, top)
     except pa.ArrowException as error:
         raise InputError(f"{path}: not a whole Parquet file: {str(error).splitlines()[0]}") from None

@@ -13,11 +13,12 @@ from typing import Any
 
 import structlog
 
-from edm.captures.reading import CaptureReader
+from edm.captures.reading import CaptureReader, open_all
 from edm.config import Config
 from edm.engine import Engine
 from edm.errors import EdmError, InputError, OutputError
 from edm.files.publish import FILE_MODE
+from edm.files.visible import visible
 from edm.input.reader import FrameReader
 from edm.observe.faults import EVENTS, Faults
 from edm.observe.ledger import FATE_NAMES
@@ -70,7 +71,7 @@ class Summary:
             f"{self.new_names:>14,}  new names",
         ]
         lines += [f"         FAULT  {fault}" for fault in self.faults]
-        return "\n".join([*lines, *(f"wrote {path}" for path in self.files)])
+        return "\n".join([*lines, *(f"wrote {visible(path)}" for path in self.files)])
 
 
 class _EventFile:
@@ -142,7 +143,7 @@ def minimise(
     """
     began = time.monotonic()
     metrics = metrics or Metrics()
-    readers = [CaptureReader(name) for name in files]  # all must be there before anything is written
+    readers = open_all(files)  # all must be there before anything is written
     try:
         engine = Engine(config, metrics, events=True)
         written: list[Path] = []

@@ -11,7 +11,7 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -373,4 +373,23 @@ def read_capture(path: str | os.PathLike[str], chunk_size: int = CHUNK) -> Itera
             yield bytes(chunk[:count])
 
 
-__all__ = ["STDIN", "CaptureReader", "read_capture"]
+def open_all(names: Iterable[str]) -> list[CaptureReader]:
+    """Open all of the captures, or none.
+
+    Raises
+    ------
+    InputError
+        One cannot be read.
+    """
+    readers: list[CaptureReader] = []
+    try:
+        for name in names:
+            readers.append(CaptureReader(name))
+    except BaseException:
+        for reader in readers:
+            reader.close()
+        raise
+    return readers
+
+
+__all__ = ["STDIN", "CaptureReader", "open_all", "read_capture"]

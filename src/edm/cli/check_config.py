@@ -9,9 +9,11 @@ from collections.abc import Iterable
 
 from edm.cli.arguments import Arguments, Option, Spec
 from edm.cli.checks import problems, useless
+from edm.cli.printing import complain, say
 from edm.config import KEYS, Config, load
 from edm.config.text import toml_value
 from edm.errors import ConfigError
+from edm.files.visible import visible, visible_json
 from edm.startup.safety import exposures
 
 SPEC = Spec(
@@ -26,7 +28,7 @@ SPEC = Spec(
 def as_text(cfg: Config) -> str:
     """Return the configuration as a table: key, value, origin."""
     shown = cfg.shown()
-    rows = [(name, toml_value(value), cfg.origins[name]) for name, value in shown.items()]
+    rows = [(name, toml_value(value), visible(cfg.origins[name])) for name, value in shown.items()]
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     return "".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}\n" for name, value, origin in rows)
 
@@ -52,7 +54,7 @@ def as_json(cfg: Config | None, found: Iterable[str]) -> str:
             "file": str(cfg.path),
             "configuration": values,
         }
-    return json.dumps(answer, indent=2) + "\n"
+    return visible_json(json.dumps(answer, indent=2)) + "\n"
 
 
 def run(args: Arguments) -> int:
@@ -68,10 +70,10 @@ def run(args: Arguments) -> int:
     text = as_json(cfg, found) if form == "json" else as_toml(cfg) if form == "toml" else as_text(cfg)
     sys.stdout.write(text)
     sys.stdout.flush()
-    for line in (*cfg.warnings, *exposures(cfg)):
-        print(f"{args.program}: warning: {line}", file=sys.stderr)
+    complain(args.program, *(f"warning: {line}" for line in (*cfg.warnings, *exposures(cfg))))
     if found:
         raise ConfigError(*found)
     if form == "text":
-        print(f"\nThe configuration is valid ({cfg.path}).")
+        print()
+        say(f"The configuration is valid ({cfg.path}).")
     return 0

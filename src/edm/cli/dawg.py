@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edm.cli.arguments import Arguments, Option, Spec, UsageError
+from edm.cli.printing import say
 from edm.config.values import shorten
 from edm.errors import InputError, OutputError
 from edm.stages.domains import EXACT_MATCH, Dawg, DomainTable, compile_list, compile_list_file, parse_entry
@@ -64,7 +65,7 @@ def _compile(names: list[str], out: str) -> int:
         data = compile_list_file(names[0])
     words = len(Dawg.from_bytes(data, out))
     _replace(Path(out), data)
-    print(f"{out}: {words:,} entries, {len(data):,} bytes")
+    say(f"{out}: {words:,} entries, {len(data):,} bytes")
     return 0
 
 
@@ -110,11 +111,11 @@ def _lookup(names: list[str], _out: str) -> int:
             raise InputError(f"{shorten(name)} is not a domain name: {error}") from None
         if index < 0:
             missing += 1
-            print(f"{name}: no match")
+            say(f"{name}: no match")
         else:
             what = "exact entry" if kind == EXACT_MATCH else "suffix entry"
             word = table.word(index)
-            print(f"{name}: {what} {_shown(word)} (index {dawg.index(word)})")
+            say(f"{name}: {what} {_shown(word)} (index {dawg.index(word)})")
     return 1 if missing else 0
 
 
@@ -122,7 +123,7 @@ def _check(names: list[str], _out: str) -> int:
     dawg = Dawg.open(names[0])
     table = DomainTable.build(dawg)
     idle = table.words - table.entries
-    print(f"{names[0]}: valid")
+    say(f"{names[0]}: valid")
     print(f"{dawg.size:>14,}  bytes in the file, {dawg.nodes:,} nodes, {dawg.edges:,} trie edges")
     print(f"{table.nbytes:>14,}  bytes of memory when loaded")
     print(f"{dawg.words:>14,}  entries, {_suffixes(dawg):,} of them suffix entries")

@@ -9,9 +9,11 @@ import secrets
 import shlex
 from pathlib import Path
 
-from edm.cli.arguments import Arguments, Spec
+from edm.cli.arguments import Arguments, Option, Spec, UsageError
 from edm.cli.checks import socket_path_problem
+from edm.config.key import Value
 from edm.config.text import toml_value
+from edm.config.values import shorten
 from edm.errors import OutputError
 
 CONFIG_NAME = "edm.toml"
@@ -25,7 +27,16 @@ KEY_BYTES = 32
 SALT_BYTES = 16
 
 SPEC = Spec(
-    positional="DIR",
+    positional="[DIR]",
+    options=(
+        Option(
+            "service",
+            "Instead of DIR: the files of the service of packaging/systemd, in /etc/edm, for the user edm.",
+            kind="bool",
+            default=False,
+        ),
+        Option("root", "With --service: the folder that stands for /, for packages and images."),
+    ),
     config=False,
     about="Make DIR with a configuration that works at once: a secret of its own, a Unix socket for dnstap, "
     "a data directory, a starter list of well-known domains. Nothing is sent anywhere. A configuration that "
@@ -43,10 +54,7 @@ cryptopan-key-salt = {salt}
 
 # Where DNS servers deliver dnstap (Frame Streams).
 input-unix = {socket}
-# Who may connect to it. Without these two lines it is 0660 less the umask, and belongs to who runs EDM.
-# input-unix-mode = "0660"
-# input-unix-owner = ":unbound"
-
+{access}
 # Everything that is stored goes here: parquet/sessions, parquet/histograms, the names seen.
 data-dir = {data}
 
@@ -66,7 +74,13 @@ disable-histogram-sender = true
 enable-manual-parquet-rotation = true
 """
 
-_CLIENTS = """\
+_ACCESS = """\
+# Who may connect to it. Without these two lines the umask decides, and the socket belongs to who runs EDM.
+# input-unix-mode = "0660"
+# input-unix-owner = ":unbound"
+"""
+
+CLIENTS = """\
 # Clients whose queries are ignored: one prefix a line, such as 192.0.2.0/24 or 2001:db8::/32.
 # Lines that begin with "#" and empty lines are skipped. EDM reads this file anew on SIGHUP.
 """
@@ -90,8 +104,12 @@ Look at the results, which appear every full minute:
 """
 
 
-def write_new(path: Path, data: bytes, mode: int) -> bool:
+def write_new(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> bool:
     """Write a file that either is there whole or not at all; leave one that is there already alone.
+
+    Parameters
+    ----------
+    owner : numbers of user and group; those of the process if not given.
 
     Returns
     -------
@@ -109,6 +127,8 @@ def write_new(path: Path, data: bytes, mode: int) -> bool:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
                 file.flush()
+                if owner is not None:
+                    os.fchown(file.fileno(), *owner)
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             _publish(part, path)
@@ -135,7 +155,8 @@ def _publish(part: Path, path: Path) -> None:
         part.rename(path)
 
 
-def _starter_list() -> bytes:
+def starter_list() -> bytes:
+    """Return the list of well-known domains that comes with the program, as a DAWG file."""
     # Imported only here: the domains stage brings the kernels' compiler with it.
     from edm.stages.domains import starter_dawg
 
@@ -147,6 +168,19 @@ def _directory(path: Path, mode: int) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=mode)
     except OSError as error:
         raise OutputError(f"cannot make directory {path}: {error.strerror}") from None
+
+
+def configuration(folder: Path, socket: Path, data: Path, access: str = _ACCESS) -> str:
+    """Return the text of a configuration with a secret of its own, for lists in ``folder``."""
+    return _CONFIG.format(
+        key=toml_value(secrets.token_urlsafe(KEY_BYTES)),
+        salt=toml_value(secrets.token_urlsafe(SALT_BYTES)),
+        socket=toml_value(str(socket)),
+        access=access,
+        data=toml_value(str(data)),
+        domains=toml_value(str(folder / DOMAINS_NAME)),
+        clients=toml_value(str(folder / CLIENTS_NAME)),
+    )
 
 
 def create(folder: Path) -> Path:
@@ -168,27 +202,37 @@ def create(folder: Path) -> Path:
         raise OutputError(f"{problem}; choose a directory with a shorter path")
     if os.path.lexists(config):
         raise OutputError(f"{config} exists already and is not overwritten; remove it to start anew")
-    domains = _starter_list()
+    domains = starter_list()
     _directory(folder, 0o755)
     _directory(folder / DATA_NAME, 0o750)
-    text = _CONFIG.format(
-        key=toml_value(secrets.token_urlsafe(KEY_BYTES)),
-        salt=toml_value(secrets.token_urlsafe(SALT_BYTES)),
-        socket=toml_value(str(socket)),
-        data=toml_value(str(folder / DATA_NAME)),
-        domains=toml_value(str(folder / DOMAINS_NAME)),
-        clients=toml_value(str(folder / CLIENTS_NAME)),
-    )
+    text = configuration(folder, socket, folder / DATA_NAME)
     write_new(folder / DOMAINS_NAME, domains, 0o644)
-    write_new(folder / CLIENTS_NAME, _CLIENTS.encode(), 0o600)
+    write_new(folder / CLIENTS_NAME, CLIENTS.encode(), 0o600)
     # Last, because it is what says that the directory is complete.
     if not write_new(config, text.encode(), 0o600):
         raise OutputError(f"{config} exists already and is not overwritten; remove it to start anew")
     return config
 
 
+def _usage_problems(folders: list[str], service: bool, root: Value | None) -> list[str]:
+    if service:
+        problems = [f"unexpected argument {shorten(name)}: --service knows its places" for name in folders]
+        return [*problems, *(["--root needs a folder"] if root == "" else [])]
+    problems = [] if folders else ["DIR is missing, or --service"]
+    problems += [f"unexpected argument {shorten(name)}" for name in folders[1:]]
+    return [*problems, *(["--root has no meaning without --service"] if root is not None else [])]
+
+
 def run(args: Arguments) -> int:
-    """Make the directory and tell what to do next."""
+    """Make the directory, or the files of the service, and tell what to do next."""
+    root = args.options["root"]
+    if problems := _usage_problems(args.positional, bool(args.options["service"]), root):
+        raise UsageError(problems)
+    if args.options["service"]:
+        from edm.cli.init_service import create_service
+
+        print(create_service(str(root or ""), args.program), end="")
+        return 0
     config = create(Path(args.positional[0]))
     folder = config.parent
     parquet = folder / DATA_NAME / "parquet"

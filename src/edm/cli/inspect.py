@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from edm.cli.arguments import Arguments, Option, Spec, UsageError
+from edm.cli.printing import complain
 from edm.errors import InputError
+from edm.files.visible import visible, visible_json
 
 _LEDGER = "edm.ledger."
 _NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
@@ -50,27 +52,21 @@ def run(args: Arguments) -> int:
             print("\n" * bool(found) + "\n".join(lines(facts)))
         found.append(facts)
     if args.options["format"] == "json":
-        print(json.dumps(found, indent=2))
+        print(visible_json(json.dumps(found, indent=2)))
     sys.stdout.flush()
-    for problem in problems:
-        print(f"{args.program}: {_plain(problem)}", file=sys.stderr)
+    complain(args.program, *problems)
     return 1 if problems else 0
 
 
-def _plain(text: object) -> str:
-    # What comes out of a file must not steer the terminal.
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
-
-
 def _line(label: str, value: object) -> str:
-    return f"  {_plain(label):<20}{_plain(value)}"
+    return f"  {visible(label):<20}{visible(value)}"
 
 
 def _counts(title: str, counts: Iterable[tuple[str, int]]) -> Iterator[str]:
     shown = [(name, count) for name, count in counts if count]
     if shown:
         yield f"  {title}"
-        yield from (f"{count:>16,}  {_plain(name)}" for name, count in shown[:_KINDS])
+        yield from (f"{count:>16,}  {visible(name)}" for name, count in shown[:_KINDS])
     if rest := shown[_KINDS:]:
         yield f"{sum(count for _, count in rest):>16,}  of {len(rest)} other kinds"
 
@@ -80,12 +76,12 @@ def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Iterator[str
     if rows:
         yield "    " + "".join(f"{titles.get(column, column):>12}" for column in columns) + "  name"
     for row in rows:
-        yield "    " + "".join(f"{row[column]:>12,}" for column in columns) + "  " + _plain(row["name"])
+        yield "    " + "".join(f"{row[column]:>12,}" for column in columns) + "  " + visible(row["name"])
 
 
 def _parquet_text(facts: dict[str, Any]) -> Iterator[str]:
     kinds = {"histogram": "histogram of well-known names", "session": "sessions"}
-    yield f"{_plain(facts['file'])}: {kinds.get(facts['kind'], 'Parquet file of another program')}"
+    yield f"{visible(facts['file'])}: {kinds.get(facts['kind'], 'Parquet file of another program')}"
     if facts["interval"]:
         yield _line("interval", " to ".join(facts["interval"]))
     groups = facts["row_groups"]
@@ -124,7 +120,7 @@ def _by_count(entry: tuple[str, int]) -> int:
 
 
 def _capture_text(facts: dict[str, Any]) -> Iterator[str]:
-    yield f"{_plain(facts['file'])}: dnstap capture"
+    yield f"{visible(facts['file'])}: dnstap capture"
     size = "" if facts["bytes"] is None else f" ({facts['bytes']:,} bytes on disk)"
     yield _line("frames", f"{facts['frames']:,} with {facts['frame_bytes']:,} bytes{size}")
     if facts["frames_oversized"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edm.cli.arguments import Arguments, Option, Spec, UsageError
 from edm.cli.init import write_new
+from edm.cli.printing import say
 from edm.config.values import shorten
 from edm.errors import OutputError
 from edm.tapir.keys.keygen import Authority, client_request, private_pem, signing_key
@@ -108,4 +109,4 @@ def _write(files: list[tuple[Path, bytes, int]]) -> None:
     for path, data, mode in files:
         if not write_new(path, data, mode):
             raise OutputError(f"{path} exists already and will not be overwritten")
-        print(f"{path}{'  (private)' if mode == PRIVATE else ''}")
+        say(f"{path}{'  (private)' if mode == PRIVATE else ''}")

@@ -6,8 +6,8 @@ takes just the configuration flags, a ``SPEC``. Modules are imported only when t
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +24,11 @@ from edm.cli.arguments import (
     parse,
     split_flag,
 )
+from edm.cli.printing import BROKEN_PIPE, complain, is_of_output, prepare_streams
 from edm.config.load import closest
 from edm.config.values import plain, shorten
 from edm.errors import ConfigError, EdmError
-from edm.masking import mask_passwords
+from edm.files.visible import visible
 
 
 class Command(NamedTuple):
@@ -53,7 +54,7 @@ COMMANDS: Mapping[str, Command] = {
 
 def _program_name() -> str:
     name = Path(sys.argv[0]).name if sys.argv else ""
-    return "edm" if not name or name.endswith(".py") or name.startswith("-") else name
+    return "edm" if not name or name.endswith(".py") or name.startswith("-") else visible(name)
 
 
 def usage(program: str) -> str:
@@ -136,30 +137,24 @@ def _dispatch(program: str, arguments: Sequence[str]) -> int:
     return result
 
 
-def _complain(program: str, lines: Sequence[str]) -> None:
-    for line in lines:
-        # One problem, one line, whatever bytes an operator's file names are made of.
-        text = mask_passwords(line).encode("utf-8", "backslashreplace").decode("utf-8")
-        print(
-            f"{program}: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=sys.stderr
-        )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with the arguments ``argv`` (default: the process's own); return the exit code."""
     program = _program_name()
+    prepare_streams()
     try:
         return _dispatch(program, sys.argv[1:] if argv is None else argv)
     except UsageError as error:
-        _complain(program, [*error.problems, f"{program} -h shows how it is used"])
+        complain(program, *error.problems, f"{program} -h shows how it is used")
     except ConfigError as error:
-        _complain(program, error.violations)
+        complain(program, *error.violations)
     except EdmError as error:
-        _complain(program, [str(error)])
-    except BrokenPipeError:
-        # Who reads our output has gone; keep the interpreter from complaining when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _complain(program, ["standard output was closed before everything was written"])
+        complain(program, error)
+    except OSError as error:
+        if not is_of_output(error):
+            raise  # a fault of ours: what else an operator can cause is an EdmError
+        if error.errno == errno.EPIPE:
+            return BROKEN_PIPE  # as with "edm inspect FILE | head", which has all that it wanted
+        complain(program, f"standard output: {error.strerror}")
     except KeyboardInterrupt:
         return 130
     return 1

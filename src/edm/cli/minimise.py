@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import cast
 
 from edm.cli.arguments import Arguments, Option, Spec
+from edm.cli.printing import complain, say
 from edm.config import load
+from edm.files.visible import visible, visible_json
 from edm.observe import logs
 
 SPEC = Spec(
@@ -38,11 +40,10 @@ def run(args: Arguments) -> int:
         summary = minimise(config, args.positional, progress)
     if not quiet:
         if args.options["summary"] == "json":
-            print(json.dumps(summary.as_dict(), indent=2))
+            print(visible_json(json.dumps(summary.as_dict(), indent=2)))
         else:
-            print(summary.as_text())
-    for line in [*summary.problems, *summary.faults]:
-        print(f"{args.program}: {line}", file=sys.stderr)
+            say(*summary.as_text().splitlines())
+    complain(args.program, *summary.problems, *summary.faults)
     return 1 if summary.problems or summary.faults else 0
 
 
@@ -54,13 +55,18 @@ def _progress(shown: bool) -> Iterator[Callable[[str, int, int | None], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, int] = {}
 
         def show(name: str, done: int, size: int | None) -> None:
             if name not in tasks:
-                tasks[name] = bar.add_task(name, total=size)
+                tasks[name] = bar.add_task(visible(name), total=size)
             bar.update(tasks[name], completed=done)  # type: ignore[arg-type]
 
         yield show

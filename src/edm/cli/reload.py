@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import cast
 
 from edm.cli.arguments import Arguments, Option, Spec
 from edm.cli.checks import problems
+from edm.cli.printing import complain
 from edm.config import Config, load
 from edm.errors import ConfigError, EdmError
-from edm.reload.outcome import ReloadOutcome
+from edm.files.visible import visible
+from edm.reload.outcome import ReloadOutcome, UntrustedError
 
 POLL = 0.05
 """Seconds between two looks for the outcome."""
@@ -84,6 +88,7 @@ def find_daemon(data: Path, pid: int | None = None) -> int:
         raise NoDaemonError(
             f"no daemon runs with the data directory {data}: process {holder} is none that uses it"
         )
+    _must_be_entitled(holder, data)
     return holder
 
 
@@ -114,11 +119,13 @@ def request_reload(pid: int, data: Path, timeout: float) -> ReloadOutcome:
     asked = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     deadline = time.monotonic() + timeout
     latest = None
+    refused = ""
     try:
+        user = user_of(pid)
         os.kill(pid, signal.SIGHUP)
         while time.monotonic() < deadline:
             time.sleep(POLL)
-            outcome = _outcome(data)
+            outcome, refused = _outcome(data, user)
             # One that began before may have read files as they were before.
             if outcome is not None and outcome.pid == pid and outcome.began_us >= asked:
                 latest = outcome
@@ -131,14 +138,49 @@ def request_reload(pid: int, data: Path, timeout: float) -> ReloadOutcome:
         raise NoDaemonError(f"cannot signal process {pid}: {error.strerror}") from None
     if latest is not None:
         return latest
-    raise NoDaemonError(f"no outcome of the reload within {timeout:g} seconds: see the log of the daemon")
+    hint = refused or "see the log of the daemon"
+    raise NoDaemonError(f"no outcome of the reload within {timeout:g} seconds: {hint}")
 
 
-def _outcome(data: Path) -> ReloadOutcome | None:
+def _outcome(data: Path, user: int) -> tuple[ReloadOutcome | None, str]:
+    """Return the outcome if there is one that can be believed, and why one is not."""
     try:
-        return ReloadOutcome.read(data)
+        return ReloadOutcome.read(data, user), ""
+    except UntrustedError as error:
+        return None, str(error)
     except EdmError:
-        return None
+        return None, ""
+
+
+def user_of(pid: int) -> int:
+    """Return the number of the user whose rights a process has.
+
+    Raises
+    ------
+    ProcessLookupError
+        There is no such process.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+    except FileNotFoundError:
+        raise ProcessLookupError from None
+    found = re.search(r"^Uid:\s+\d+\s+(\d+)", status, re.MULTILINE)
+    if found is None:
+        raise ProcessLookupError
+    return int(found[1])
+
+
+def _must_be_entitled(pid: int, data: Path) -> None:
+    """Refuse a process that may have put its number into the data directory because everybody can write to it."""
+    folder = data.stat()
+    try:
+        user = user_of(pid)
+    except ProcessLookupError:
+        return  # and it can no more be asked for anything
+    if folder.st_mode & stat.S_IWOTH and user not in (0, folder.st_uid, os.geteuid()):
+        raise NoDaemonError(
+            f"process {pid} is not believed to be the daemon: others can write to {data}, and its user is another"
+        )
 
 
 def as_text(outcome: ReloadOutcome) -> str:
@@ -153,7 +195,7 @@ def as_text(outcome: ReloadOutcome) -> str:
         lines += [f"{'':{width}}  {reason}" for reason in part.reasons]
     if outcome.restart:
         lines.append(f"changed, but not used before a restart: {', '.join(outcome.restart)}")
-    return "\n".join(lines) + "\n"
+    return "".join(visible(line) + "\n" for line in lines)
 
 
 def check(cfg: Config, program: str, force: bool) -> None:
@@ -164,13 +206,11 @@ def check(cfg: Config, program: str, force: bool) -> None:
     ConfigError
         Something is, and not ``force``.
     """
-    for line in cfg.warnings:
-        print(f"{program}: warning: {line}", file=sys.stderr)
+    complain(program, *(f"warning: {line}" for line in cfg.warnings))
     if found := problems(cfg):
         if not force:
             raise ConfigError(*found)
-        for line in found:
-            print(f"{program}: {line}", file=sys.stderr)
+        complain(program, *found)
 
 
 def run(args: Arguments) -> int:
@@ -186,8 +226,6 @@ def run(args: Arguments) -> int:
     sys.stdout.write(as_text(outcome))
     sys.stdout.flush()
     if outcome.failed:
-        print(
-            f"{args.program}: not everything could be reloaded: {', '.join(outcome.failed)}", file=sys.stderr
-        )
+        complain(args.program, f"not everything could be reloaded: {', '.join(outcome.failed)}")
         return 1
     return 0

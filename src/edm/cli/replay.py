@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-import os
+import sys
 
 from edm.cli.arguments import Arguments, Option, Spec
-from edm.errors import ConfigError
+from edm.errors import ConfigError, InputError
+from edm.files.visible import visible
 
 SPEC = Spec(
     positional="FILE...",
     options=(
         Option("unix", "Path of the receiver's Unix socket."),
         Option("tcp", "HOST:PORT of the receiver."),
+        Option("yes", "Send also to a receiver that has other senders.", kind="bool", default=False),
     ),
     config=False,
     about="Send dnstap captures (Frame Streams files, plain, gzip or Zstandard) over one connection to a "
-    "receiver that listens on a Unix socket or a TCP address.",
+    "receiver that listens on a Unix socket or a TCP address. What is sent is stored like the traffic of a DNS "
+    "server: a receiver that has other senders, or of which that cannot be told, is asked about first; without a "
+    "terminal nothing is sent then unless there is --yes.",
 )
+
+
+def _confirm(receiver: str, others: int | None) -> None:
+    """Ask whether to send to a receiver that may be at work.
+
+    Raises
+    ------
+    InputError
+        The answer is not yes, or there is nobody to ask.
+    """
+    if others == 0:
+        return
+    found = (
+        "may have other senders"
+        if others is None
+        else f"has {others} other sender{'s' if others > 1 else ''}"
+    )
+    what = f"{visible(receiver)} {found}: what is replayed ends up in the same files as their traffic"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InputError(f"{what}; nothing was sent. --yes sends it all the same")
+    print(f"{what}.\nSend it all the same? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise InputError("nothing was sent")
 
 
 def run(args: Arguments) -> int:
@@ -24,12 +51,17 @@ def run(args: Arguments) -> int:
     unix, tcp = str(args.options["unix"] or ""), str(args.options["tcp"] or "")
     if bool(unix) == bool(tcp):
         raise ConfigError("give the receiver with either --unix PATH or --tcp HOST:PORT")
-    from edm.captures.reading import CaptureReader
+    from edm.captures.reading import open_all
     from edm.captures.replay import connect, replay
+    from edm.captures.senders import tcp_senders, unix_senders
 
-    captures = [CaptureReader(os.fspath(name)) for name in args.positional]
+    captures = open_all(args.positional)
+    # Before we are one of them ourselves.
+    others = unix_senders(unix) if unix else 0
     try:
         with connect(unix, tcp) as sock:
+            if not args.options["yes"]:
+                _confirm(unix or tcp, others if unix else tcp_senders(sock))
             sent = replay(captures, sock)
     finally:
         for capture in captures:

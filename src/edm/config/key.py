@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from edm.config.values import INT64_MAX, INT64_MIN, parse_bool, parse_int, parse_uint16, shorten
-from edm.masking import mask_passwords
+from edm.errors import mask_passwords
 
 Value: TypeAlias = bool | int | str
 Kind: TypeAlias = Literal["bool", "int", "uint16", "string"]

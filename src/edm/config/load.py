@@ -14,8 +14,7 @@ from edm.config.schema import FLAG_KEYS, KEYS, Settings
 from edm.config.toml import read_entries
 from edm.config.validate import Purpose, violations, warnings
 from edm.config.values import plain, shorten
-from edm.errors import ConfigError
-from edm.masking import mask_passwords
+from edm.errors import ConfigError, mask_passwords
 
 DEFAULT_FILE_NAME = ".dnstapir-edm.toml"
 # In the file for the sake of old ones; it cannot name itself.

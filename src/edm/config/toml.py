@@ -49,8 +49,10 @@ def read_text(path: Path) -> str:
             raise ConfigError(f"configuration file {path} does not exist") from None
         raise ConfigError(f"cannot read configuration file {path}: {error}") from None
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ConfigError(f"{path}:1: is UTF-16 text: save it as UTF-8") from None
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8 text ({error.reason})") from None
 

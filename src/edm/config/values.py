@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from edm.files.visible import visible
+
 INT64_MIN = -(1 << 63)
 INT64_MAX = (1 << 63) - 1
 
@@ -92,7 +94,7 @@ def parse_names(text: str) -> list[str]:
 
 def plain(text: str) -> str:
     """Return a name for a message: control characters escaped, cut to a readable length, not quoted."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:60])
+    text = visible(text[:60])
     return text if len(text) < 60 else text[:57] + "..."
 
 

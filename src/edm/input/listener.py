@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from edm.config.address import bind, parse_address, reason_of
 from edm.config.values import shorten
@@ -31,6 +31,10 @@ _RETRY = {
     errno.ENOBUFS,
     errno.ENOMEM,
 }
+
+
+Listening: TypeAlias = socket.socket | UnixSocket
+"""A socket that listens; the file of a Unix socket is looked after."""
 
 
 class Events(Protocol):
@@ -130,7 +134,7 @@ class Listener:
 
     def __init__(
         self,
-        sock: socket.socket | UnixSocket,
+        sock: Listening,
         intake: Intake,
         limits: Limits,
         events: Events,

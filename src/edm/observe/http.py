@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edm.config.address import bind, parse_address, reason_of
 from edm.errors import EdmError
+from edm.files.visible import visible
 from edm.observe import profiles
 from edm.observe.metrics import Metrics
 from edm.observe.origin import Origins
@@ -238,7 +239,7 @@ def metrics_app(metrics: Metrics, rotate: Callable[[float], None] | None = None)
             log.error(
                 "rotation on request failed", exc_info=not isinstance(reason, EdmError), reason=str(reason)
             )
-            return _plain(f"{redact(str(reason)) or type(reason).__name__}\n", 500)
+            return _plain(f"{visible(redact(str(reason))) or type(reason).__name__}\n", 500)
         return _plain("rotation requested\n", 202)
 
     routes = [Route("/metrics", _AnyMethod(expose))]

@@ -24,6 +24,7 @@ import structlog
 from structlog.typing import Processor
 
 from edm import __version__
+from edm.files.visible import visible, visible_json
 from edm.observe.log_writer import LineWriter
 from edm.observe.privacy import PrivacyFilter
 
@@ -77,18 +78,19 @@ class _SlogFields:
 
 def _to_json(_logger: Any, _method: str, event: Event) -> str:
     try:
-        return json.dumps(event, allow_nan=False, default=repr)
+        line = json.dumps(event, allow_nan=False, default=repr)
     except ValueError:  # not a number, infinite or circular: no JSON for it
-        return json.dumps(
+        line = json.dumps(
             {key: value if isinstance(value, str) else repr(value) for key, value in event.items()}
         )
+    return visible_json(line)
 
 
 def _text_head(_logger: Any, method: str, event: Event) -> Event:
     for key, value in event.items():
         # Text from a peer must not steer the terminal.
-        if isinstance(value, str) and key not in ("exception", "stack") and not value.isprintable():
-            event[key] = value.encode("unicode_escape").decode("ascii")
+        if isinstance(value, str):
+            event[key] = visible(value, lines=key in ("exception", "stack"))
     event["timestamp"] = time.strftime("%H:%M:%S")
     event["level"] = "warning" if method == "warn" else method
     return event

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
-from edm.masking import mask_passwords
+from edm.errors import mask_passwords
 
 HIDDEN = "<address>"
 """Stands where an address was."""

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, FrameType
 
-from edm.errors import EdmError
-from edm.masking import mask_passwords
+from edm.errors import EdmError, mask_passwords
+from edm.files.visible import visible
 from edm.observe.privacy import redact
 
 MAX_SECONDS = 60.0
@@ -243,7 +243,7 @@ def command_line(arguments: Sequence[str]) -> str:
             hide_next = not equals
         else:
             shown.append(mask_passwords(argument))
-    return "\0".join(shown)
+    return "\0".join(map(visible, shown))
 
 
 __all__ = [

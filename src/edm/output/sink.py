@@ -47,8 +47,8 @@ class Sink(Protocol):
             Something cannot be used. :meth:`stop` is called nevertheless.
         """
 
-    def reload(self, config: Config) -> None:
-        """Take over what may change at run time.
+    def reload(self, config: Config) -> bool | None:
+        """Take over what may change at run time; return False if there is nothing, since the sink is switched off.
 
         Raises
         ------

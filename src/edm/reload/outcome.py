@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from edm.errors import StoreError
 from edm.files.own import make_new
-from edm.files.reading import UnreadableError, read_whole
 
 FILE_NAME = "reload.json"
 _FILE_MAX = 1 << 20
 
-Result: TypeAlias = Literal["reloaded", "unchanged", "waiting", "failed"]
+Result: TypeAlias = Literal["reloaded", "unchanged", "waiting", "failed", "not configured"]
 
 
 class PartOutcome(NamedTuple):
@@ -24,6 +24,23 @@ class PartOutcome(NamedTuple):
 
     result: Result
     reasons: tuple[str, ...] = ()
+
+
+class UntrustedError(StoreError):
+    """The file with the outcome could be by somebody else than the daemon."""
+
+
+def _believe(path: Path, file: os.stat_result, user: int) -> None:
+    folder = path.parent.stat()
+    others = stat.S_IWOTH if folder.st_mode & stat.S_ISVTX else 0
+    if not stat.S_ISREG(file.st_mode) or file.st_nlink != 1:
+        raise UntrustedError(f"{path}: is not believed: no file of its own")
+    if file.st_uid != user:
+        raise UntrustedError(f"{path}: is not believed: it belongs to another user than the daemon")
+    if file.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UntrustedError(f"{path}: is not believed: others can write to it")
+    if folder.st_mode & stat.S_IWOTH & ~others:
+        raise UntrustedError(f"{path}: is not believed: others can write to {path.parent}")
 
 
 @dataclass(frozen=True)
@@ -82,24 +99,39 @@ class ReloadOutcome:
         return {name: part._asdict() for name, part in self.parts.items()}
 
     @classmethod
-    def read(cls, folder: Path) -> ReloadOutcome:
+    def read(cls, folder: Path, user: int | None = None) -> ReloadOutcome:
         """Read it from ``folder``.
+
+        Parameters
+        ----------
+        folder : Path
+            The data directory.
+        user : int, optional
+            The number of the user that runs the daemon: what somebody else could have written is not believed.
 
         Raises
         ------
+        UntrustedError
+            It need not be by that user.
         StoreError
             There is none, or it cannot be read.
         """
         path = folder / FILE_NAME
         try:
-            return cls._parse(json.loads(read_whole(path, _FILE_MAX)))
-        except UnreadableError as error:
-            raise StoreError(f"{path}: {error}") from None
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                if user is not None:
+                    _believe(path, os.fstat(descriptor), user)
+                return cls._parse(json.loads(file.read(_FILE_MAX)))
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from None
         except (ValueError, TypeError, KeyError, AttributeError):
             raise StoreError(f"{path}: does not hold the outcome of a reload") from None
 
     @classmethod
     def _parse(cls, found: dict[str, Any]) -> ReloadOutcome:
+        if not all(part["result"] in get_args(Result) for part in found["parts"].values()):
+            raise ValueError
         parts = {
             str(name): PartOutcome(part["result"], tuple(map(str, part["reasons"])))
             for name, part in found["parts"].items()
@@ -108,4 +140,4 @@ class ReloadOutcome:
         return cls(*numbers, float(found["finished"]), parts, tuple(map(str, found["restart"])))
 
 
-__all__ = ["FILE_NAME", "PartOutcome", "ReloadOutcome", "Result"]
+__all__ = ["FILE_NAME", "PartOutcome", "ReloadOutcome", "Result", "UntrustedError"]

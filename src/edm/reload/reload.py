@@ -60,7 +60,8 @@ class Reloader:
     read_config : callable
         Reads the configuration anew, with the same flags and environment as at start.
     outputs : mapping
-        What else is to take over the new configuration, by name of the part; raises EdmError if it cannot.
+        What else is to take over the new configuration, by name of the part; raises EdmError if it cannot, and
+        returns False if the configuration has no use for it.
     clock : callable
         Returns seconds that only grow; for the pace of what costs much.
 
@@ -74,7 +75,7 @@ class Reloader:
         self,
         engine: Engine,
         read_config: Callable[[], Config],
-        outputs: Mapping[str, Callable[[Config], None]] | None = None,
+        outputs: Mapping[str, Callable[[Config], bool | None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outputs = outputs or {}
@@ -176,13 +177,15 @@ class Reloader:
 
     def _apply(self, new: Config) -> None:
         self._made = {}
-        self._load(new, CLIENTS, lambda: partial(load_clients, new))
+        self._load(new, CLIENTS, lambda: self._changed_clients(new))
         self._load(new, IGNORED_NAMES, lambda: self._changed_names(new))
         self._load(new, CRYPTOPAN, lambda: self._changed_key(new))
         for part, take_over in self._outputs.items():
             with self._faults(part):
-                take_over(new)
+                configured = take_over(new)
                 self._succeed(part)
+                if configured is False:
+                    self._parts[part] = PartOutcome("not configured")
         self._load(new, WELL_KNOWN, lambda: self._changed_well_known(new))
         self._engine.seen.sync = new.pebble_sync
         self._publish({"config": new, "sessions": not new.disable_session_files})
@@ -222,6 +225,11 @@ class Reloader:
 
         return derive
 
+    def _changed_clients(self, new: Config) -> Work | None:
+        # Small enough to be read each time.
+        before = self._engine.cell.current.config.ignored_client_ips_file
+        return partial(load_clients, new) if new.ignored_client_ips_file or before else None
+
     def _changed_names(self, new: Config) -> Work | None:
         path = new.ignored_question_names_file
         return self._changed_list(
@@ -242,6 +250,9 @@ class Reloader:
         read: Callable[[Config], Dawg | None],
         loaded: Callable[[], DomainTable | None],
     ) -> Work | None:
+        if not path and loaded() is None:
+            self._waiting.pop(part, None)
+            return None
         seen = stamp(path, new.list_file_bytes)
         if seen is not None and seen == self._stamps.get(part):
             self._waiting.pop(part, None)
@@ -269,7 +280,9 @@ class Reloader:
                 # A list whose file is the same has been looked at; a key that is the same has not been derived.
                 if part != CRYPTOPAN:
                     self._metrics.reloaded(part, ok=True)
-                self._parts[part] = PartOutcome("unchanged")
+                self._parts[part] = PartOutcome(
+                    "unchanged" if self._is_configured(part, new) else "not configured"
+                )
                 return
             pace = self._paces.get(part)
             wait = pace.wait() if pace and not new.reload_at_once else 0.0
@@ -279,6 +292,11 @@ class Reloader:
                 self._parts[part] = PartOutcome("waiting", (reason,))
             else:
                 self._make(part, work)
+
+    @staticmethod
+    def _is_configured(part: str, config: Config) -> bool:
+        lists = {CLIENTS: config.ignored_client_ips_file, IGNORED_NAMES: config.ignored_question_names_file}
+        return bool(lists.get(part, True))
 
     def _make(self, part: str, work: Work) -> None:
         self._waiting.pop(part, None)

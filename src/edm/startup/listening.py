@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from edm.config import Config
 from edm.input.blocks import Intake
 from edm.input.connection import End, Limits
 from edm.input.descriptors import room_for_connections
-from edm.input.listener import Listener, open_tcp, tls_context
+from edm.input.listener import Listener, Listening, open_tcp, tls_context
 from edm.input.source import Source
 from edm.input.unix_socket import UnixSocket
 from edm.observe.logs import RateLimited
@@ -103,7 +102,7 @@ def open_source(config: Config, intake: Intake, log: ConnectionLog) -> Source:
         The address, or a file of TLS, cannot be used.
     """
     tls = None
-    sock: socket.socket | UnixSocket
+    sock: Listening
     if config.input_unix:
         sock = UnixSocket(config.input_unix, config.input_unix_mode, config.input_unix_owner)
     elif config.input_tcp:

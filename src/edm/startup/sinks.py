@@ -35,9 +35,11 @@ def make_budget(config: Config, engine: Engine, sinks: Sinks) -> DiskBudget:
     return budget
 
 
-def reloadable(sinks: Sinks, budget: DiskBudget) -> dict[str, Callable[[Config], None]]:
+def reloadable(sinks: Sinks, budget: DiskBudget) -> dict[str, Callable[[Config], bool | None]]:
     """Return what takes over a new configuration besides the engine, by name of the part, in order."""
-    parts: dict[str, Callable[[Config], None]] = {"disk_budget": lambda new: budget.reload(_limits(new))}
+    parts: dict[str, Callable[[Config], bool | None]] = {
+        "disk_budget": lambda new: budget.reload(_limits(new))
+    }
     return parts | {sink.part: sink.reload for sink in sinks.in_order()}
 
 

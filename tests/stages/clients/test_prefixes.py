@@ -300,3 +300,11 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     with pytest.raises(ListFileError, match="not a regular file"):
         parse_prefix_file(folder / "pipe")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "clients"
+    path.write_text("192.0.2.0/24\n", encoding=encoding)
+    with pytest.raises(ListFileError, match="line 1: begins with a byte order mark"):
+        parse_prefix_file(path)

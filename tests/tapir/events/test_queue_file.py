@@ -214,3 +214,53 @@ def test_a_file_from_before_there_were_names(tmp_path: Path) -> None:
     with opened(tmp_path) as file:
         assert file.names == b""
         assert all_events(file) == payloads(0, 3)
+
+
+def stored(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def secret(number: int) -> bytes:
+    return b'{"qname":"what-somebody-asked-for-%04d.example."}' % number
+
+
+def test_what_was_sent_cannot_be_read_in_the_files(tmp_path: Path) -> None:
+    with opened(tmp_path) as file:
+        for first in range(0, 200, 50):
+            file.insert([chunk_of_messages([secret(n) for n in range(first, first + 50)], "t")], 0, {})
+        assert secret(0) in stored(tmp_path)
+        file.give_back()  # moves it from the log into the file itself
+        file.acknowledge([1, 2, 3], (4, 10), {"sent": 160})
+        assert secret(0) in stored(tmp_path)
+        file.acknowledge([4], None, {"sent": 40})
+        assert file.events == 0
+        file.give_back()
+        assert b"what-somebody-asked-for" not in stored(tmp_path)
+        assert file.path.with_name(FILE_NAME + "-wal").stat().st_size == 0
+        assert balanced(file)
+
+
+def test_a_queue_that_is_never_empty_forgets_what_was_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as file:
+        file.insert([chunk_of_messages([secret(1)], "t"), chunk_of_messages([secret(2)], "t")], 0, {})
+        file.acknowledge([1], None, {"sent": 1})
+        file.give_back()
+        assert secret(1) in stored(tmp_path)
+        monkeypatch.setattr(queue_file, "FORGET_SECONDS", 0.0)
+        file.give_back()
+        assert secret(1) not in stored(tmp_path)
+        assert secret(2) in stored(tmp_path)
+        assert all_events(file) == [secret(2)]
+
+
+def test_what_an_earlier_process_left_behind_goes_at_the_start(tmp_path: Path) -> None:
+    with opened(tmp_path) as file:
+        file._db.execute("PRAGMA secure_delete = OFF")
+        file.insert([chunk_of_messages([secret(n) for n in range(500)], "t")], 0, {})
+        file.acknowledge([1], None, {"sent": 500})
+    assert b"what-somebody-asked-for" in stored(tmp_path)
+    with opened(tmp_path) as file:
+        file.give_back()
+        assert b"what-somebody-asked-for" not in stored(tmp_path)

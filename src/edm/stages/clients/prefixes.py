@@ -169,6 +169,10 @@ def parse_prefix_file(path: Path | str, limit: int = LIST_FILE_BYTES) -> ClientP
         data = read_whole(path, limit, LIMIT_SETTING, lines=True)
     except UnreadableError as error:
         raise ListFileError(f"{printable(path)}: {error}") from None
+    if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise ListFileError(
+            f"{path}: line 1: begins with a byte order mark: save it as plain UTF-8 without one"
+        )
     for number, line in enumerate(io.BytesIO(data), 1):
         line = line.removesuffix(b"\n")
         if len(line) > MAX_LINE_BYTES:

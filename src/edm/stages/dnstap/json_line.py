@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from edm.files.visible import visible_json
 from edm.stages.dnstap.message_text import message_to_text, read_name
 
 _MESSAGE_TYPES = (
@@ -234,10 +235,9 @@ def frame_to_json(frame: bytes) -> str | None:
             shown[key] = dnstap[key].decode("utf-8", "replace")
     shown["message"] = _message_object(dnstap["message"])
     line = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
-    # Go's encoder escapes these, and line separators would break tools that read line by line.
-    for character in "<>&\x85\u2028\u2029":
+    for character in "<>&":  # as Go's encoder does
         line = line.replace(character, f"\\u{ord(character):04x}")
-    return line
+    return visible_json(line)
 
 
 __all__ = ["frame_to_json"]

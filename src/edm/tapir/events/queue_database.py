@@ -93,6 +93,7 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA journal_size_limit = 16777216")
+    db.execute("PRAGMA secure_delete = ON")  # what is removed is overwritten: names that people asked for
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version not in (0, VERSION):
         raise DamagedFileError(f"it has the unknown version {version}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ _ENTRY = "SELECT id, done, topic, crc, body FROM entries WHERE id > ? ORDER BY i
 _INSERT = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DAMAGED_KEPT = 1000
 _FREE_PAGES = 4096
+
+FORGET_SECONDS = 60.0
+"""Longest time for which sent names stay readable in the log of a queue that is never empty."""
 
 
 @dataclass(slots=True)
@@ -81,11 +85,16 @@ class QueueFile:
     def __init__(self, path: Path, limit: int) -> None:
         self.path = path
         self.limit = limit
+        self._logged = True  # an earlier process may have been killed
+        self._forgotten = time.monotonic()
         make_folder(path.parent)
         self._db = open_database(path)
         try:
             with sqlite_errors():
                 self._count()
+                if not self.events:
+                    # What versions that did not overwrite have left in pages that are free by now.
+                    self._db.executescript("PRAGMA incremental_vacuum")
         except BaseException:
             self._db.close()
             raise
@@ -127,6 +136,7 @@ class QueueFile:
             if names:
                 self._db.execute("INSERT OR REPLACE INTO last_names VALUES (1, ?)", (names,))
             added = self._add(totals, {"queued": events, "dropped": dropped})
+        self._logged = True
         self._last_id += len(rows)
         self.bytes += size - dropped_bytes
         self.events += events - dropped
@@ -243,17 +253,26 @@ class QueueFile:
                     self._db.execute("UPDATE entries SET done = ? WHERE id = ?", (done, number))
                     events += done - row[0]
             added = self._add(totals)
+        self._logged = True
         self.events -= events
         self.bytes -= size
         self.totals = added
 
     def give_back(self) -> None:
-        """Return some of the space of removed entries to the file system, if there is much of it."""
+        """Return some of the space of removed entries to the file system, and forget what was sent.
+
+        Removed entries are overwritten, but stay readable in the log until it is cut off: as soon as the queue is
+        empty, and once a minute while it is not.
+        """
         with sqlite_errors():
             (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
             if free > _FREE_PAGES:
                 # Not execute(): it would stop after the first page.
                 self._db.executescript(f"PRAGMA incremental_vacuum({_FREE_PAGES})")
+            now = time.monotonic()
+            if self._logged and (not self.events or now >= self._forgotten + FORGET_SECONDS):
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._logged, self._forgotten = False, now
 
     def shed(self, size: int, protected: int) -> tuple[int, int]:
         """Make the file smaller by ``size`` bytes if possible; the oldest entries go if need be.

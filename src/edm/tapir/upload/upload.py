@@ -109,10 +109,11 @@ class Uploader:
             self._set_up(self._settings)
         self._thread.start()
 
-    def reload(self, settings: Settings) -> None:
+    def reload(self, settings: Settings) -> bool:
         """Switch the sender on or off, and read the client certificate anew for the next connection.
 
-        A sender that was off at the start is set up now. What waits to be tried again is tried at once.
+        A sender that was off at the start is set up now. What waits to be tried again is tried at once. Returns
+        whether it is on.
 
         Raises
         ------
@@ -121,7 +122,7 @@ class Uploader:
         """
         if settings.disable_histogram_sender:
             self._enabled = False
-            return
+            return False
         try:
             if self.service is None:
                 self._set_up(settings)
@@ -131,6 +132,7 @@ class Uploader:
         finally:
             self._forgive.set()
             self._wake.set()
+        return True
 
     def stop(self, grace: float) -> None:
         """Try once more to upload what is in the outbox, for at most ``grace`` seconds, and end."""

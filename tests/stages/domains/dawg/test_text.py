@@ -139,3 +139,51 @@ def test_starter_list() -> None:
     assert table.match("WWW.Google.com")[1] == 1
     assert table.match("2.se.pool.ntp.org.")[1] == 2
     assert table.match("no-such.example") == (-1, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "looks"),
+    [
+        ("1,google.com", "a ranking as CSV"),
+        ('"1","google.com"', "a ranking as CSV"),
+        ("google.com,1", "CSV"),
+        ("https://google.com/", "a URL"),
+        ("HTTP://google.com", "a URL"),
+        ("google.com/path", "a URL or a path"),
+        ("google.com:443", "an address with a port"),
+        ("||ads.example^", "a filter list"),
+        ("||ads.example^$third-party", "a filter list"),
+        ("@@||good.example^", "a filter list"),
+        ("ads.example##.banner", "a filter list"),
+        ("! Title: ads", "a filter list"),
+        ("[Adblock Plus 2.0]", "a filter list"),
+        ("0.0.0.0 ads.example", "a hosts file"),
+        ("127.0.0.1\tads.example # bad", "a hosts file"),
+        ("::1 localhost", "a hosts file"),
+        ("address=/ads.example/0.0.0.0", "dnsmasq"),
+        ('local-zone: "ads.example" always_nxdomain', "a DNS server"),
+        ("ads.example CNAME .x", "a zone file"),
+        ("/^ads[0-9]+/", "a regular expression"),
+    ],
+)
+def test_lists_of_other_formats_are_named_with_the_line(line: str, looks: str) -> None:
+    with pytest.raises(
+        ListFileError, match=f"^my list: line 2: this looks like (a configuration of )?{looks}"
+    ):
+        compile_list(["good.example", line], "my list")
+
+
+@pytest.mark.parametrize(
+    "line", [r"1\,google.com", "1,google.com.", "a/b.example.", r"a\/b.example", "_dmarc.example"]
+)
+def test_odd_names_can_be_written(line: str) -> None:
+    assert len(Dawg.from_bytes(compile_list([line]))) == 1
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_text("good.example\n", encoding="utf-8-sig")
+    assert list(Dawg.from_bytes(compile_list_file(path))) == ["good.example."]
+    path.write_text("good.example\n", encoding="utf-16")
+    with pytest.raises(ListFileError, match="line 1: this is no UTF-8 text"):
+        compile_list_file(path)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from edm.errors import ListFileError
 from edm.kernel.columns import NAME_MAX
+from edm.stages.domains.dawg.foreign import foreign_format
 from edm.stages.domains.dawg.writer import write_dawg
 from edm.stages.names import wire_to_text
 
 _PART = re.compile(r"\\[0-9]{3}|\\.|[^\\.]+|\.|\\", re.ASCII | re.DOTALL)
 _PLAIN = re.compile(r"(?:[a-z0-9_-]{1,63}\.){1,127}", re.ASCII)
+_ODD = re.compile(r"[^A-Za-z0-9_.*\\-]")
 _COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)
 
 
@@ -102,13 +104,18 @@ def compile_list(lines: Iterable[str], name: str = "list") -> bytes:
     Raises
     ------
     ListFileError
-        If a line is no entry; the message names the line and the reason.
+        If a line is no entry, or looks like one of another kind of list; the message names the line and the reason.
     """
     words = []
     for number, line in enumerate(lines, 1):
+        if number == 1:
+            line = line.removeprefix("\ufeff")  # a byte order mark
         text = (_COMMENT.sub("", line) if "#" in line else line).strip(" \t\r\n")
         if text:
             try:
+                # Such characters need no escape in a name, but as they stand here nobody means them as one.
+                if (_ODD.search(text) or not text.isascii()) and (reason := foreign_format(text)):
+                    raise ValueError(reason)
                 words.append(parse_entry(text))
             except ValueError as error:
                 raise ListFileError(f"{name}: line {number}: {error}") from error

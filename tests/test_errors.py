@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edm.config import load
-from edm.errors import ConfigError, EdmError
-from edm.masking import mask_passwords
+from edm.errors import ConfigError, EdmError, mask_passwords
 from edm.observe.privacy import PrivacyFilter
 from edm.observe.profiles import command_line
 from edm.tapir.mqtt.broker import Broker
