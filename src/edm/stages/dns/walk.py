@@ -97,6 +97,26 @@ def skip_records(
     return pos, extension
 
 
+@force_inlined
+def skip_sections(buf: Bytes, base: I64, pos: I64, end: I64, plain: Flag, memo: NameMemo) -> tuple[I64, I64]:
+    """Check the three sections of records; return what :func:`skip_records` does of the last one."""
+    extension = 0
+    for section in range(6, HEADER_BYTES, 2):
+        if 0 <= pos < end:
+            pos, extension = skip_records(buf, base, pos, end, be16(buf, base + section), plain, memo)
+        else:
+            extension = 0
+    return pos, extension
+
+
+@force_inlined
+def _put_header(buf: Bytes, base: I64, u32: U32Columns, i: I64, questions: I64, extension: I64) -> None:
+    flags = be16(buf, base + 2)
+    u32[FLAGS, i] = flags
+    u32[RCODE, i] = (flags & 0xF) | extension << 4
+    u32[QUESTIONS, i] = questions
+
+
 @kernel
 def walk_messages(buf: Bytes, scratch: I64, u32: U32Columns, fate: Fates, n: I64, memo: NameMemo) -> I64:
     """Unpack the response messages of the rows ``0 <= i < n`` whose fate is PENDING.
@@ -147,20 +167,11 @@ def walk_messages(buf: Bytes, scratch: I64, u32: U32Columns, fate: Fates, n: I64
                 if pos < 0:
                     break
                 pos = skip_type_and_class(skip_name(buf, base, pos, end, memo), end)
-        extension = 0
-        for section in range(6, HEADER_BYTES, 2):
-            if 0 <= pos < end:
-                count = be16(buf, base + section)
-                pos, extension = skip_records(buf, base, pos, end, count, name_length > 0, memo)
-            else:
-                extension = 0
+        pos, extension = skip_sections(buf, base, pos, end, name_length > 0, memo)
         if pos < 0:
             fate[i] = DNS_PARSE_ERROR
             continue
-        flags = be16(buf, base + 2)
-        u32[FLAGS, i] = flags
-        u32[RCODE, i] = (flags & 0xF) | extension << 4
-        u32[QUESTIONS, i] = questions
+        _put_header(buf, base, u32, i, questions, extension)
         if questions == 0:
             fate[i] = EMPTY_QUESTION
             continue

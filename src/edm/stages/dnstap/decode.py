@@ -281,6 +281,8 @@ def decode_frames(buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: 
 @allocating_kernel
 def decode_others(buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, others: I64) -> None:
     """Decode the ``others`` frames listed in ``LEFT_ROW``, whatever they look like; see :func:`decode_frames`."""
+    # One long function: with the fields of a frame in a function of their own, and varints in another, frames took 10
+    # to 30 % longer here.
     for j in range(np.uint64(others)):
         i = np.uint64(u32[LEFT_ROW, j])
         pos = np.uint64(u32[FRAME_OFF, i])
