@@ -27,7 +27,7 @@ else
 fi
 
 give_up() {
-	echo "$python cannot make virtual environments here ($1). Install the package that it needs: apt-get install $package" >&2
+	echo "$python cannot make virtual environments ($1): install what it needs with: apt-get install $package" >&2
 	exit 1
 }
 

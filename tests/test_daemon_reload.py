@@ -21,6 +21,7 @@ from edm.cli.main import main
 from edm.kernel.jit import JIT_DISABLED
 from support import golden
 from support.daemon import Daemon
+from support.kernels import environment, warm_copy
 from support.processes import find, start_child, wait_until
 
 pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="the daemon is tested with JIT")
@@ -279,12 +280,10 @@ def test_it_needs_no_privilege(
     with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others
         folder = Path(name)
         cache = folder / "cache"
-        shutil.copytree(os.environ["NUMBA_CACHE_DIR"], cache / Path(os.environ["NUMBA_CACHE_DIR"]).name)
-        environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
-        environment |= {"EDM_KERNEL_CACHE": str(cache), "HOME": "/nonexistent"}
+        warm_copy(cache)
         lists = Lists(folder / "lists")
         daemon = Daemon(
-            folder, environment=environment, **lists.settings(), input_unix=folder / "dnstap.sock"
+            folder, environment=environment(cache), **lists.settings(), input_unix=folder / "dnstap.sock"
         )
         daemon.config.touch(0o600)
         for path in (folder, *folder.rglob("*")):
@@ -294,7 +293,7 @@ def test_it_needs_no_privilege(
             assert f"Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}" in status
             assert "CapBnd:\t0000000000000000" in status
             assert "CapEff:\t0000000000000000" in status
-            assert not daemon.messages("kernels are compiled")
+            assert not daemon.messages("kernels are compiled"), daemon.tail()
             assert fates(daemon, frames)["well_known"] > 0
             daemon.rotate()
             assert reload(daemon, capsys)[0] == 0

@@ -12,6 +12,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -33,6 +34,8 @@ HELD_UP = 30.0
 """Seconds within which the ordinary sender must be rid of its frames and have them counted. Measured values are
 below 2, also with a thousand senders at full speed; on a busy machine everything takes longer."""
 
+WELL_KNOWN = sample_frame(b"\x0anorhubtata\x03com\x00", bytes([192, 0, 2, 1]))
+"""A frame about a name of the list."""
 GOOD = sample_frame(b"\x04good\x07example\x00", bytes([192, 0, 2, 1]))
 
 
@@ -45,8 +48,8 @@ class Served:
     behind: float
 
 
-def ordinary(daemon: Daemon, target: str) -> Served:
-    """Send at :data:`RATE` for a while; return when all frames have been counted."""
+def ordinary(daemon: Daemon, target: str, frame: bytes = GOOD, fate: str = "session") -> Served:
+    """Send at :data:`RATE` for a while; return when all frames have been counted. No other frame has this fate."""
     stall = 0.0
     sent = 0
     with open_socket(target) as sock:
@@ -55,14 +58,14 @@ def ordinary(daemon: Daemon, target: str) -> Served:
         while (passed := time.monotonic() - began) < SECONDS:
             while sent < passed * RATE:
                 before = time.monotonic()
-                sender.send(len(GOOD).to_bytes(4, "big") + GOOD)
+                sender.send(len(frame).to_bytes(4, "big") + frame)
                 stall = max(stall, time.monotonic() - before)
                 sent += 1
             time.sleep(0.005)  # the pace of this sender
         ended = time.monotonic()
         sock.settimeout(HELD_UP)
         sender.finish()
-        daemon.wait_for_metric("edm_frames_total", sent, fate="session", patience=HELD_UP)
+        daemon.wait_for_metric("edm_frames_total", sent, fate=fate, patience=HELD_UP)
     return Served(sent, stall, time.monotonic() - ended)
 
 
@@ -97,6 +100,48 @@ def test_an_ordinary_sender_beside_hostile_ones(kind: str, count: int, tmp_path:
         assert time.monotonic() - began < 30
     assert len(daemon.log) < 1000, "a flood of log lines"
     assert not [entry for entry in daemon.log if "Traceback" in str(entry)]
+
+
+class Delays(NamedTuple):
+    """Seconds, beside hostile senders, for: one frame of an ordinary sender to be taken, all of them to be counted, a
+    rotation, the stop."""
+
+    stall: float
+    behind: float
+    rotation: float
+    stop: float
+
+
+def delays(folder: Path, kind: str) -> Delays:
+    """Return how long things take beside eight senders of a kind of mischief."""
+    folder.mkdir()
+    with Daemon(folder, **settings(folder)) as daemon:
+        with mischief(kind, folder / "s", 8):
+            served = ordinary(daemon, str(folder / "s"), WELL_KNOWN, "well_known")
+            done = daemon.metric("edm_rotations_total", result="ok")
+            began = time.monotonic()
+            daemon.rotate(settle=False)
+            daemon.wait_for_metric("edm_rotations_total", done + 1, result="ok")
+            rotation = time.monotonic() - began
+            began = time.monotonic()
+            assert daemon.stop() == 0
+            stop = time.monotonic() - began
+        assert not daemon.messages("ledger of the interval does not balance")
+        assert not daemon.messages("DNS message cannot be parsed"), "all frames are valid"
+    return Delays(served.stall, served.behind, rotation, stop)
+
+
+def test_costly_frames_delay_nobody(tmp_path: Path) -> None:
+    """Frames made to cost work hold up no more than ordinary ones of the same size: by less than a second."""
+    # Other work on this machine can only make it slower, so one good attempt of three tells what the program does.
+    late: list[tuple[Delays, Delays]] = []
+    for attempt in range(3):
+        plain = delays(tmp_path / f"plain-{attempt}", "plain")
+        costly = delays(tmp_path / f"costly-{attempt}", "costly")
+        if all(hostile < usual + 1 for hostile, usual in zip(costly, plain, strict=True)):
+            return
+        late.append((plain, costly))
+    pytest.fail(f"delays beside ordinary and costly frames: {late}")
 
 
 def test_resets_over_tcp_beside_an_ordinary_sender(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from edm.engine import Engine
 from edm.errors import EdmError
 from edm.input.blocks import Intake
 from edm.input.source import Source
+from edm.observe.faults import DEFECT
 from edm.observe.http import HttpServer, RotationTimeoutError, ShuttingDownError
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
@@ -29,6 +30,7 @@ from edm.reload.reload import Reloader
 from edm.rotation.clock import MinuteClock
 from edm.service import ServiceManager
 from edm.startup.listening import SWITCH_INTERVAL, ConnectionLog, open_source
+from edm.startup.safety import exposures, refuse_shared_folders
 from edm.startup.servers import http_servers
 from edm.startup.sinks import make_budget, make_sinks, reloadable
 
@@ -65,6 +67,7 @@ class Daemon:
         self._stopping = threading.Event()
         self._reload_wanted = reload_wanted or threading.Event()
         self._failed: str | None = None
+        self._status = "starting"
         self._read_config = read_config
         self._make_sinks = sinks
         self._open_source = source
@@ -83,7 +86,8 @@ class Daemon:
         EdmError
         """
         sys.setswitchinterval(SWITCH_INTERVAL)
-        for warning in self.config.warnings:
+        refuse_shared_folders(self.config)
+        for warning in (*self.config.warnings, *exposures(self.config)):
             self.log.warning(warning)
         self.engine = Engine(self.config, self.metrics, events=not self.config.disable_mqtt)
         self.sinks = self._make_sinks(self.config, self.engine)
@@ -106,7 +110,9 @@ class Daemon:
         self._say_receiving()
         _keep_what_is_there()
         self._leave_outcome()
-        self._manager.ready("receiving dnstap")
+        self._status = "receiving dnstap"
+        self._manager.ready(self._state())
+        self.metrics.faults.on_first = lambda: self._tasks.put(self._tell_faults)
         # Not before: a reload that was asked for during the start comes after it, for everybody who is told.
         threading.Thread(target=self._reload_loop, name="edm-reload", daemon=True).start()
         self.ready.set()
@@ -181,11 +187,22 @@ class Daemon:
                     self._limited.warning("the system clock was set", seconds=round(clock.step, 3))
                 self._rotate()
                 self._flush_log()
+                if self.metrics.faults:
+                    self._tell_faults()
         self.shut_down()
         if self._failed is not None:
             self.log.error(self._failed)
             return 1
+        if self.metrics.faults:
+            self.log.error("not all went well", faults=self.metrics.faults.lines())
+            return 1
         return 0
+
+    def _state(self) -> str:
+        return "; ".join([self._status, *self.metrics.faults.lines()])
+
+    def _tell_faults(self) -> None:
+        self._manager.status(self._state())
 
     def _flush_log(self) -> None:
         self._limited.flush()
@@ -196,6 +213,7 @@ class Daemon:
             self.engine.rotate()
         except Exception:
             self.metrics.rotations.labels("error").inc()
+            self.metrics.faults.report(DEFECT)
             self.log.exception("rotation failed")
 
     def rotate_on_request(self, timeout: float) -> None:
@@ -235,9 +253,10 @@ class Daemon:
                 self._manager.reloading()
                 self.reloader.reload()
                 failed = self.reloader.outcome.failed
-                self._manager.ready(
+                self._status = (
                     f"reload failed: {', '.join(failed)}" if failed else "receiving dnstap, reloaded"
                 )
+                self._manager.ready(self._state())
             else:
                 self.reloader.take_up()
             self._leave_outcome()

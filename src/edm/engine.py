@@ -19,6 +19,7 @@ import structlog
 from edm import __version__
 from edm.config import Config
 from edm.input.blocks import Intake
+from edm.observe import faults
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.debug_file import DebugFile
@@ -144,7 +145,7 @@ class Engine:
             self.metrics.add(seen_qname_lru_evicted=self.seen.evicted - evicted)
             evicted = self.seen.evicted
             for worker in self._workers:
-                worker.pipeline.flush_log()
+                worker.flush_log()
             self._limited.flush()
             if self._debug_file is not None:
                 self._debug_file.flush()
@@ -218,6 +219,7 @@ class Engine:
         ledger = interval.ledger
         self.metrics.ledger_retired(ledger)
         if not ledger.closed:
+            self.metrics.faults.report(faults.LEDGER)
             self.log.error("ledger of the interval does not balance", **ledger.balance())
         metadata = {
             "edm.version": __version__,
@@ -260,9 +262,15 @@ class Engine:
         self.intake.close()
         for worker in self._workers:
             worker.thread.join(timeout)
+            if worker.thread.is_alive():
+                self.metrics.faults.report(faults.DEFECT)
+                self.log.error("a worker does not end", worker=worker.thread.name)
         self._hand_over(self.cell.current, self.cell.current.interval.stop_us())
         self.session_writer.close(timeout)
         self.histogram_writer.close(timeout)
+        if left := self.session_writer.pending + self.histogram_writer.pending:
+            self.metrics.faults.report(faults.INTERVALS, left)
+            self.log.error("results were not written", intervals=left, reason="see the errors before")
         self.event_queue.close()
         self._stopped.set()
         self._chores.join(timeout)

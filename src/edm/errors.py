@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from edm.masking import mask_passwords
+
 
 class EdmError(Exception):
-    """Base of all errors that end in one clear line for the operator, never in a traceback."""
+    """Base of all errors that end in one clear line for the operator, never in a traceback and without passwords."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(mask_passwords(a) if isinstance(a, str) else a for a in arguments))
 
 
 class ConfigError(EdmError):
@@ -12,7 +17,7 @@ class ConfigError(EdmError):
 
     def __init__(self, *violations: str) -> None:
         super().__init__("; ".join(violations))
-        self.violations = violations
+        self.violations = tuple(map(mask_passwords, violations))
 
 
 class ListFileError(EdmError):

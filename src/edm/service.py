@@ -41,6 +41,10 @@ class ServiceManager:
         """Tell that the start or a reload is done; ``status`` is a line for the operator."""
         self._tell("READY=1", f"STATUS={status}")
 
+    def status(self, status: str) -> None:
+        """Tell a line for the operator."""
+        self._tell(f"STATUS={status}")
+
     def reloading(self) -> None:
         """Tell that a reload begins; :meth:`ready` ends it."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import structlog
 
 from edm.input.blocks import Block, Intake
 from edm.kernel.columns import BATCH_ROWS
+from edm.observe.faults import DEFECT, FRAMES
+from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.pipeline import Pipeline
 from edm.snapshot import Snapshot, SnapshotCell
+
+_TRACEBACKS = 3
 
 
 class Worker:
@@ -30,6 +35,8 @@ class Worker:
         self._cell = cell
         self.pipeline = pipeline
         self._metrics = metrics
+        self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
+        self._complaints = 0
         self.thread = threading.Thread(target=self._run, name=f"edm-worker-{slot}", daemon=True)
 
     def start(self) -> None:
@@ -39,15 +46,30 @@ class Worker:
     def _run(self) -> None:
         while (block := self._intake.get()) is not None:
             try:
-                try:
-                    self.handle(block)
-                finally:
-                    self.pipeline.settle(block)
-            except Exception:
-                # A defect of ours must not stop the service; the ledger of the interval shows the loss.
-                structlog.get_logger().exception("batch failed, its frames are lost")
+                self._guarded(self.handle, block, "block not taken through the pipeline as a whole")
+                self._guarded(self.pipeline.settle, block, "new names of a block are lost")
             finally:
                 self._intake.release(block)
+
+    def _guarded(self, work: Callable[[Block], None], block: Block, complaint: str) -> None:
+        try:
+            work(block)
+        except Exception:
+            self._metrics.faults.report(DEFECT)
+            self._complain(complaint)
+
+    def _complain(self, event: str, frames: int = 1) -> None:
+        # The first few times with the traceback: what fails once may fail with every batch.
+        if self._complaints < _TRACEBACKS:
+            self._complaints += 1
+            structlog.get_logger().exception(event, count=frames)
+        else:
+            self._limited.error(event, count=frames)
+
+    def flush_log(self) -> None:
+        """Log what the rate limit suppressed and has not come again since."""
+        self._limited.flush()
+        self.pipeline.flush_log()
 
     def handle(self, block: Block) -> None:
         """Take all frames of ``block`` through the pipeline."""
@@ -61,8 +83,13 @@ class Worker:
             finally:
                 self._cell.leave(self._slot)
         for first in range(0, block.frames, BATCH_ROWS):
+            frames = min(BATCH_ROWS, block.frames - first)
             snapshot = self._cell.enter(self._slot)
             try:
-                self.pipeline.run(block, first, min(BATCH_ROWS, block.frames - first), snapshot)
+                self.pipeline.run(block, first, frames, snapshot)
+            except Exception:
+                # A defect of ours must not stop the service; the ledger of the interval shows the loss too.
+                self._metrics.faults.report(FRAMES, frames)
+                self._complain("batch failed, its frames are lost", frames)
             finally:
                 self._cell.leave(self._slot)

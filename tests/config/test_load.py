@@ -70,7 +70,11 @@ def _values(key: Key) -> st.SearchStrategy[object]:
     if key.choices:
         return st.sampled_from(key.choices)
     if key.check:
-        samples = {"input-unix-mode": ["0660", "600"], "input-unix-owner": ["a:b", ":c"]}
+        samples = {
+            "input-unix-mode": ["0660", "600"],
+            "input-unix-owner": ["a:b", ":c"],
+            "http-names": ["metrics.example", "a, b.example.net.,*"],
+        }
         return st.sampled_from(samples.get(key.name, ["127.0.0.1:1", "[::1]:2"]))
     if key.name == "mqtt-server":
         return st.sampled_from(["h:1", "wss://h/x"])

@@ -109,7 +109,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         toml.read_entries(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="Is a directory"):
         toml.read_entries(tmp_path)
-    with pytest.raises(ConfigError, match="null byte"):
+    with pytest.raises(ConfigError, match="there is a null byte in its path"):
         toml.read_entries(Path("a\0b"))
     monkeypatch.setattr(toml, "FILE_MAX", 10)
     assert "13 bytes are more than the 10 allowed" in failure(tmp_path, "a = 12345678\n")[0]

@@ -15,7 +15,7 @@ _FUTURE = 1 << 32  # in the year 2106
 @cache
 def _folder() -> Path:
     memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="edm-fuzz-", dir=memory if memory.is_dir() else None))
+    folder = Path(tempfile.mkdtemp(prefix="edm-fuzz-", dir=memory if os.access(memory, os.W_OK) else None))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 

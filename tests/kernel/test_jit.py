@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edm.kernel import jit
 from edm.kernel.jit import JIT_DISABLED, be16, be32, kernel, prefetch, u8
 
 SCRIPT = """
@@ -60,36 +59,3 @@ def test_the_bounds_check_is_not_lost_in_the_cache(tmp_path: Path) -> None:
 
     # Two bytes beyond a tiny array are within the allocation: nothing bad happens where it is unchecked.
     assert [run(check) for check in ("0", "1", "0", "1")] == ["unchecked", "checked", "unchecked", "checked"]
-
-
-def test_the_cache_is_named_after_what_can_be_compiled_into_a_kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = {
-        "kernel/jit.py": "",
-        "units.py": "SIZE = 1\n",
-        "deep/__init__.py": "",
-        "deep/helper.py": "from edm.units import SIZE\n",
-        "kernels.py": "from edm.deep import helper\nfrom edm.kernel.jit import kernel\n@kernel\ndef k(): ...\n",
-        "daemon.py": "from edm.kernels import k\n",
-    }
-    for folder in ("deep", "kernel"):
-        (tmp_path / folder).mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(jit, "_PACKAGE", tmp_path)
-    monkeypatch.setattr(jit, "_sources", jit._read_sources)  # a process reads them once
-    before = jit._sources().kernels_digest, jit._warm_mark().name
-    for name in files:
-        (tmp_path / name).write_text(files[name] + "# changed\n")
-        assert (jit._sources().kernels_digest == before[0]) == (name == "daemon.py"), name
-        assert jit._warm_mark().name != before[1]
-        (tmp_path / name).write_text(files[name])
-    assert jit._sources().kernels_digest == before[0]
-    # Numba compiles anew what was installed anew, though it be the same.
-    assert jit._warm_mark().name != before[1]
-    again = jit._warm_mark().name
-    os.utime(tmp_path / "daemon.py", ns=(1, 1))
-    assert jit._warm_mark().name == again
-    os.utime(tmp_path / "kernels.py", ns=(1, 1))
-    assert jit._warm_mark().name != again

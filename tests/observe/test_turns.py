@@ -98,3 +98,13 @@ def test_a_request_that_has_to_wait_holds_up_nobody() -> None:
         return done
 
     assert asyncio.run(asyncio.wait_for(scenario(), 10)) == ["/metrics", "/rotate"]
+
+
+def test_what_the_thread_did_for_others_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    app = Turns(world.app, share=0.05)
+    for _ in range(5):
+        world.cpu += 1.5  # a flood of malformed requests between two scrapes
+        world.ask(app, 0.003)
+        world.now += 0.1
+    assert max(world.slept) <= turns.LONGEST

@@ -6,7 +6,6 @@ lines of the walk, those of collecting the questions, the names collected, and t
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -28,14 +27,13 @@ from edm.stages.dns.walk import walk_messages
 from support.costly_messages import MESSAGES, ordinary
 
 
-def lines(work: Callable[[], object]) -> int:
-    """Return how many lines of the package run."""
+def lines(work: Callable[[], object], within: str = "edm/") -> int:
+    """Return how many lines run of the modules whose path holds ``within``."""
     count = 0
-    package = f"{os.sep}edm{os.sep}"
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
         nonlocal count
-        if package not in frame.f_code.co_filename:
+        if within not in frame.f_code.co_filename:
             return None
         count += event == "line"
         return trace

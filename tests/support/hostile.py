@@ -19,6 +19,7 @@ from pathlib import Path
 from edm.captures.replay import Sender, connect
 from edm.errors import EdmError
 from edm.stages.framestream.protocol import CONTENT_TYPE, READY, encode_control
+from support.costly_messages import MESSAGES, ordinary
 from support.processes import end_child, start_child
 
 ODD_CONTROL = encode_control(99)
@@ -130,6 +131,35 @@ def _reset(target: str, _count: int) -> None:
             reset(sock)
 
 
+def _framed(message: bytes) -> bytes:
+    """Return a Frame Streams frame: dnstap with ``message`` as the response to a client."""
+    inner = bytes.fromhex("080610011801") + b"\x22\4" + bytes([192, 0, 2, 200])
+    inner += b"\x72" + _varint(len(message)) + message
+    frame = b"\x72" + _varint(len(inner)) + inner + b"\x78\1"
+    return len(frame).to_bytes(4, "big") + frame
+
+
+def _varint(number: int) -> bytes:
+    out = b""
+    while number > 0x7F:
+        out += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return out + bytes([number])
+
+
+def _costly(target: str, count: int) -> None:
+    """Send frames of the largest size whose DNS messages make a careless reader work, of each kind in turn."""
+    _pour(b"".join(_framed(make(COSTLY_BYTES)) for make in MESSAGES.values()))(target, count)
+
+
+def _plain(target: str, count: int) -> None:
+    """Send frames as large as the costly ones, with ordinary records."""
+    _pour(_framed(ordinary(COSTLY_BYTES)))(target, count)
+
+
+COSTLY_BYTES = 261_000
+"""Bytes of the messages of costly frames: just below the default of ``max-frame-size``."""
+
 KINDS: dict[str, Callable[[str, int], None]] = {
     "garbage": _pour(b"\0\0\0\x64" + b"\xff" * 100),
     "tiny": _pour(b"\0\0\0\x01x"),
@@ -140,6 +170,8 @@ KINDS: dict[str, Callable[[str, int], None]] = {
     "trickle": _trickle,
     "chorus": _chorus,
     "reset": _reset,
+    "costly": _costly,
+    "plain": _plain,
 }
 
 

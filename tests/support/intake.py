@@ -13,7 +13,8 @@ from typing import Any, Self
 from edm.captures.replay import Sender
 from edm.input.blocks import Block, Intake
 from edm.input.connection import End, Limits
-from edm.input.listener import Listener, open_tcp, open_unix
+from edm.input.listener import Listener, open_tcp
+from edm.input.unix_socket import UnixSocket
 from edm.stages.framestream.protocol import CONTENT_TYPE, READY, encode_control
 from support.processes import wait_until
 
@@ -55,20 +56,23 @@ class Site:
         **limits: Any,
     ) -> None:
         self.intake = Intake(blocks, BLOCK, 0.005)
-        sock = open_tcp("127.0.0.1:0", "input-tcp") if tcp or tls else open_unix(str(folder / "s"))
+        sock = open_tcp("127.0.0.1:0", "input-tcp") if tcp or tls else UnixSocket(str(folder / "s"))
         self.listener = Listener(sock, self.intake, Limits(**{**LIMITS, **limits}), self, most=most, tls=tls)
         self.frames: list[bytes] = []
         self.oversized = 0
         self.ends: list[End] = []
         self.refusals: list[str] = []
         self.failure = ""
+        self.made_again = 0
+        self.lost: list[str] = []
+        self.begun = 0
         self._worker = threading.Thread(target=self._work)
         self._sockets: list[socket.socket] = []
 
     # Events of the listener
 
     def opened(self) -> None:
-        pass
+        self.begun += 1
 
     def closed(self, end: End) -> None:
         self.ends.append(end)
@@ -78,6 +82,12 @@ class Site:
 
     def failed(self, reason: str) -> None:
         self.failure = reason
+
+    def socket_file_made_again(self) -> None:
+        self.made_again += 1
+
+    def socket_file_lost(self, reason: str) -> None:
+        self.lost.append(reason)
 
     def _work(self) -> None:
         while (block := self.intake.get()) is not None:

@@ -7,8 +7,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from edm.captures.reading import CaptureReader
 from edm.config import Config
@@ -16,6 +19,7 @@ from edm.engine import Engine
 from edm.errors import EdmError, InputError, OutputError
 from edm.files.publish import FILE_MODE
 from edm.input.reader import FrameReader
+from edm.observe.faults import EVENTS, Faults
 from edm.observe.ledger import FATE_NAMES
 from edm.observe.metrics import Metrics
 from edm.stages.new_qname.events import EventBlock
@@ -35,6 +39,7 @@ class Summary:
     frames : by fate (see the ledger), and ``frames_received``.
     files : output files written, in the order of writing.
     problems : a line for each input file that was damaged or cut off; what was whole of it was minimised.
+    faults : a line for each kind of what was lost to a defect or could not be written.
     """
 
     frames: dict[str, int]
@@ -45,6 +50,7 @@ class Summary:
     input_bytes: int
     files: list[Path]
     problems: list[str]
+    faults: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary for JSON."""
@@ -63,6 +69,7 @@ class Summary:
             f"{self.session_rows:>14,}  session rows",
             f"{self.new_names:>14,}  new names",
         ]
+        lines += [f"         FAULT  {fault}" for fault in self.faults]
         return "\n".join([*lines, *(f"wrote {path}" for path in self.files)])
 
 
@@ -72,8 +79,9 @@ class _EventFile:
     An :class:`edm.output.sink.EventTaker`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, faults: Faults) -> None:
         self.path = path
+        self._faults = faults
         self.count = 0
         self._error: OSError | None = None
         self._lock = threading.Lock()
@@ -86,25 +94,37 @@ class _EventFile:
     def put(self, block: EventBlock) -> tuple[int, int]:
         lines = b"".join(payload + b"\n" for payload in block)
         with self._lock:
-            self.count += len(block)
             if self._error is None:
                 try:
                     self._file.write(lines)
                     self._file.flush()
                 except OSError as error:
-                    self._error = error
+                    self._fail(error)
+            if self._error is not None:
+                # Their names are not saved: another run finds them new once more.
+                self._faults.report(EVENTS, len(block))
+                return len(block), 0
+            self.count += len(block)
         block.save_names()
         return len(block), 0
 
+    def _fail(self, error: OSError) -> None:
+        self._error = error
+        structlog.get_logger().error(
+            "new names cannot be written", path=str(self.path), reason=error.strerror
+        )
+
     def close(self) -> None:
+        """Close the file; remove it if nothing came."""
         try:
             self._file.close()
         except OSError as error:
-            self._error = self._error or error
-        if self._error is not None:
-            raise OutputError(f"{self.path}: {self._error.strerror}")
-        if not self.path.stat().st_size:
-            self.path.unlink()
+            if self._error is None:
+                self._fail(error)
+                self._faults.report(EVENTS, self.count)
+        with suppress(OSError):
+            if not self.path.stat().st_size:
+                self.path.unlink()
 
 
 def minimise(
@@ -117,8 +137,8 @@ def minimise(
     Raises
     ------
     EdmError
-        Nothing could be started, or an output could not be written. A damaged input file is no exception
-        but a line in ``Summary.problems``.
+        Nothing could be started. A damaged input file is no exception but a line in ``Summary.problems``, an
+        output that could not be written one in ``Summary.faults``.
     """
     began = time.monotonic()
     metrics = metrics or Metrics()
@@ -127,7 +147,7 @@ def minimise(
         engine = Engine(config, metrics, events=True)
         written: list[Path] = []
         engine.session_writer.on_written = engine.histogram_writer.on_written = written.append
-        events = _EventFile(engine.data.root / EVENTS_FILE)
+        events = _EventFile(engine.data.root / EVENTS_FILE, metrics.faults)
         engine.event_taker = events
         engine.start()
         problems: list[str] = []
@@ -142,8 +162,6 @@ def minimise(
             reader.close()
     if events.count:
         written.append(events.path)
-    if engine.histogram_writer.pending or engine.session_writer.pending:
-        raise OutputError(f"data-dir: {engine.data.root}: results could not be written")
     return Summary(
         frames=balance,
         new_names=events.count,
@@ -153,6 +171,7 @@ def minimise(
         input_bytes=engine.intake.bytes_total,
         files=written,
         problems=problems,
+        faults=metrics.faults.lines(),
     )
 
 

@@ -12,6 +12,7 @@ from edm.cli.checks import problems, useless
 from edm.config import KEYS, Config, load
 from edm.config.text import toml_value
 from edm.errors import ConfigError
+from edm.startup.safety import exposures
 
 SPEC = Spec(
     options=(
@@ -34,7 +35,7 @@ def as_toml(cfg: Config) -> str:
     """Return the configuration as a TOML file with the origins as comments; secrets are left out."""
     lines = [f"# the configuration in effect, read from {cfg.path}" if cfg.path else "# in effect"]
     for name, value in cfg.shown().items():
-        hidden = "# " if KEYS[name].secret else ""
+        hidden = "# " if KEYS[name].secret or value != getattr(cfg, KEYS[name].attribute) else ""
         lines.append(f"{hidden}{name} = {toml_value(value)}  # {cfg.origins[name]}")
     # The name of the file may hold any character, but a comment must stay one line.
     return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
@@ -46,7 +47,11 @@ def as_json(cfg: Config | None, found: Iterable[str]) -> str:
     answer: dict[str, object] = {"valid": not found, "problems": found}
     if cfg is not None:
         values = {n: {"value": v, "origin": cfg.origins[n]} for n, v in cfg.shown().items()}
-        answer |= {"warnings": cfg.warnings, "file": str(cfg.path), "configuration": values}
+        answer |= {
+            "warnings": [*cfg.warnings, *exposures(cfg)],
+            "file": str(cfg.path),
+            "configuration": values,
+        }
     return json.dumps(answer, indent=2) + "\n"
 
 
@@ -63,7 +68,7 @@ def run(args: Arguments) -> int:
     text = as_json(cfg, found) if form == "json" else as_toml(cfg) if form == "toml" else as_text(cfg)
     sys.stdout.write(text)
     sys.stdout.flush()
-    for line in cfg.warnings:
+    for line in (*cfg.warnings, *exposures(cfg)):
         print(f"{args.program}: warning: {line}", file=sys.stderr)
     if found:
         raise ConfigError(*found)

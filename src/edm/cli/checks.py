@@ -18,7 +18,8 @@ from edm.config import KEYS, Config
 from edm.config.address import bind, parse_address, reason_of
 from edm.config.values import parse_owner
 from edm.errors import EdmError, KeyFileError
-from edm.input.listener import UNIX_PATH_MAX
+from edm.input.unix_socket import UNIX_PATH_MAX
+from edm.startup.safety import shared_folders
 
 Check: TypeAlias = Callable[[Config], Iterable[str]]
 """Looks at what a start would need; yields a line for each problem, or raises an EdmError for one."""
@@ -183,6 +184,7 @@ CHECKS: list[Check] = [
     addresses_can_be_bound,
     input_certificates_are_valid,
     core_keys_are_valid,
+    shared_folders,
 ]
 """What is tried beyond validation. Whoever reads a file at start adds the check that its content is good."""
 

@@ -43,7 +43,7 @@ cryptopan-key-salt = {salt}
 
 # Where DNS servers deliver dnstap (Frame Streams).
 input-unix = {socket}
-# Who may connect to it. Without these two lines the umask decides, and the socket belongs to who runs EDM.
+# Who may connect to it. Without these two lines it is 0660 less the umask, and belongs to who runs EDM.
 # input-unix-mode = "0660"
 # input-unix-owner = ":unbound"
 

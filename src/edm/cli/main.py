@@ -27,6 +27,7 @@ from edm.cli.arguments import (
 from edm.config.load import closest
 from edm.config.values import plain, shorten
 from edm.errors import ConfigError, EdmError
+from edm.masking import mask_passwords
 
 
 class Command(NamedTuple):
@@ -138,7 +139,7 @@ def _dispatch(program: str, arguments: Sequence[str]) -> int:
 def _complain(program: str, lines: Sequence[str]) -> None:
     for line in lines:
         # One problem, one line, whatever bytes an operator's file names are made of.
-        text = line.encode("utf-8", "backslashreplace").decode("utf-8")
+        text = mask_passwords(line).encode("utf-8", "backslashreplace").decode("utf-8")
         print(
             f"{program}: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=sys.stderr
         )

@@ -26,13 +26,13 @@ SPEC = Spec(
 
 
 def run(args: Arguments) -> int:
-    """Minimise the files; returns 0 if all were whole, 1 if one was damaged or cut off."""
+    """Minimise the files; returns 0 if all were whole and nothing was lost, else 1."""
     config = load(args.config_file, args.flags, os.environ, purpose="minimise")
     logs.configure(cast(logs.Format, config.log_format), config.debug)
     from edm.captures.minimiser import minimise
-    from edm.startup.warmup import warm_up_if_cold
+    from edm.startup.warmup import warm_up
 
-    warm_up_if_cold()
+    warm_up()
     quiet = bool(args.options["quiet"])
     with _progress(not quiet and sys.stderr.isatty()) as progress:
         summary = minimise(config, args.positional, progress)
@@ -41,9 +41,9 @@ def run(args: Arguments) -> int:
             print(json.dumps(summary.as_dict(), indent=2))
         else:
             print(summary.as_text())
-    for problem in summary.problems:
-        print(f"{args.program}: {problem}", file=sys.stderr)
-    return 1 if summary.problems else 0
+    for line in [*summary.problems, *summary.faults]:
+        print(f"{args.program}: {line}", file=sys.stderr)
+    return 1 if summary.problems or summary.faults else 0
 
 
 @contextmanager

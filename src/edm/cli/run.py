@@ -11,6 +11,7 @@ from typing import cast
 from edm.cli.arguments import Arguments, Spec
 from edm.config import Config, load
 from edm.observe import logs
+from edm.startup.safety import forbid_core_files
 
 SPEC = Spec(
     about="Receive dnstap on the configured socket and minimise it until SIGTERM or SIGINT. SIGHUP reloads "
@@ -30,6 +31,7 @@ def run(args: Arguments) -> int:
     signal.signal(signal.SIGHUP, lambda _number, _frame: reload_wanted.set())
     environ = dict(os.environ)
     config = read_config()
+    forbid_core_files(config)
     logs.configure(cast(logs.Format, config.log_format), config.debug, background=True)
     try:
         return _run(config, read_config, reload_wanted)
@@ -40,7 +42,7 @@ def run(args: Arguments) -> int:
 def _run(config: Config, read_config: Callable[[], Config], reload_wanted: threading.Event) -> int:
     # Not before: loading the kernels' compiler takes longer than finding that the configuration is wrong.
     from edm.daemon import run_daemon
-    from edm.startup.warmup import warm_up_if_cold
+    from edm.startup.warmup import warm_up
 
-    warm_up_if_cold()
+    warm_up()
     return run_daemon(config, read_config, reload_wanted)

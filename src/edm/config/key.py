@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from edm.config.values import INT64_MAX, INT64_MIN, parse_bool, parse_int, parse_uint16, shorten
+from edm.masking import mask_passwords
 
 Value: TypeAlias = bool | int | str
 Kind: TypeAlias = Literal["bool", "int", "uint16", "string"]
@@ -129,7 +130,7 @@ class Key:
             if isinstance(value, bool)
             else str(value)
             if isinstance(value, int)
-            else repr(value)
+            else repr(mask_passwords(value))
         )
 
 

@@ -15,6 +15,7 @@ from edm.config.toml import read_entries
 from edm.config.validate import Purpose, violations, warnings
 from edm.config.values import plain, shorten
 from edm.errors import ConfigError
+from edm.masking import mask_passwords
 
 DEFAULT_FILE_NAME = ".dnstapir-edm.toml"
 # In the file for the sake of old ones; it cannot name itself.
@@ -39,7 +40,10 @@ class Config(Settings):
     def shown(self) -> dict[str, Value]:
         """Return all values by key for printing or logging, with the secrets masked."""
         values = {key.name: getattr(self, key.attribute) for key in KEYS.values()}
-        return {name: KEYS[name].show(v) if KEYS[name].secret else v for name, v in values.items()}
+        return {
+            name: KEYS[name].show(v) if KEYS[name].secret else mask_passwords(v) if isinstance(v, str) else v
+            for name, v in values.items()
+        }
 
 
 class Changes(NamedTuple):

@@ -113,7 +113,7 @@ class Settings:
     )
     input_unix_mode: str = _input(
         "",
-        'File mode of the Unix socket in octal digits, such as "0660"; empty leaves it to the umask.',
+        'File mode of the Unix socket in octal digits, such as "0660"; empty is 0660 less the umask.',
         check=parse_mode,
     )
     input_unix_owner: str = _input(
@@ -204,6 +204,10 @@ class Settings:
     )
 
     data_dir: str = _output("/var/lib/dnstapir/edm", "Directory for everything that is stored.")
+    allow_shared_folders: bool = _output(
+        False,
+        "Use a data directory, or a folder of the Unix socket, that every user of the machine can write to.",
+    )
     disk_budget_bytes: int = _output(
         0,
         "Bound for all that is stored below data-dir; beyond it the oldest session files are removed first. 0 is "
@@ -302,6 +306,10 @@ class Settings:
         "Form of log lines; auto is text on a terminal and JSON elsewhere.",
         choices=("auto", "json", "text"),
         empty_ok=False,
+    )
+    core_files: bool = _observe(
+        False,
+        "Let the system write a core file if the process crashes; it holds keys and clients' addresses.",
     )
     debug: bool = _observe(False, "Log more, for finding faults.")
     debug_dnstap_filename: str = _observe(

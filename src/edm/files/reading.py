@@ -137,8 +137,8 @@ def open_regular(path: Path | str) -> int:
             raise
     except OSError as error:
         raise UnreadableError(error.strerror or str(error), error.errno) from None
-    except ValueError as error:  # a null byte in the path
-        raise UnreadableError(str(error)) from None
+    except ValueError:  # in Python's words, which differ by its version
+        raise UnreadableError("there is a null byte in its path") from None
     return descriptor
 
 

@@ -20,7 +20,7 @@ from edm.input.reader import FrameReader
 from edm.input.stream import HEAVY, StreamSource
 from edm.stages.framestream.protocol import FINISH, ServerHandshake, encode_control
 
-RESULTS = ("closed", "error", "handshake_error", "handshake_timeout", "displaced", "idle", "refused")
+RESULTS = ("closed", "error", "handshake_error", "handshake_timeout", "displaced", "idle", "refused", "probe")
 """The ways in which a connection can end; see ``edm_connections_total`` in docs/operations.md."""
 
 DRAIN = 2.0
@@ -73,6 +73,10 @@ class _IdleError(Exception):
     pass
 
 
+class _ProbeError(Exception):
+    """The peer only looked whether somebody listens, as load balancers do."""
+
+
 class Connection:
     """Serves one sender until it stops, breaks the protocol, exceeds a limit, or :meth:`close` is called.
 
@@ -80,6 +84,8 @@ class Connection:
     ----------
     on_end : callable
         Called once, from the connection's thread, with the connection and how it ended.
+    on_begin : callable, optional
+        Called, from the connection's thread, when the peer has sent its first byte.
     crowd : callable
         Tells how many connections there are. The more, the longer pause light ones between two receives, so that
         a thousand idle talkers cost no more than a few dozen.
@@ -92,10 +98,12 @@ class Connection:
         limits: Limits,
         on_end: Callable[[Connection, End], None],
         *,
+        on_begin: Callable[[], None] = lambda: None,
         tls: ssl.SSLContext | None = None,
         crowd: Callable[[], int] = lambda: 1,
     ) -> None:
         self._sock = sock
+        self._on_begin = on_begin
         self._tls = tls
         self._limits = limits
         self._on_end = on_end
@@ -148,6 +156,8 @@ class Connection:
             self._serve()
         except _IdleError:
             return End("idle", f"nothing came for {self._limits.idle_timeout:g} s (input-idle-timeout)")
+        except _ProbeError:
+            return End("probe")
         except ProtocolError as error:
             reason = str(error)
         except TimeoutError as error:
@@ -180,22 +190,35 @@ class Connection:
             raise ProtocolError("the stream ended inside a frame")
 
     def _shake_hands(self) -> ServerHandshake:
+        self._be_patient()
+        if not self._receive(1, socket.MSG_PEEK):
+            raise _ProbeError
+        self._on_begin()
         if self._tls is not None:
             # In two steps, so that close() meets the socket that is in use.
             self._be_patient()
             self._sock = self._tls.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
             self._sock.do_handshake()
         handshake = ServerHandshake()
+        received = False
         while not handshake.done:
             self._be_patient()
-            data = self._sock.recv(4096)
+            data = self._receive(4096) if not received else self._sock.recv(4096)
             if not data:
-                raise ProtocolError("closed in the handshake")
+                raise ProtocolError("closed in the handshake") if received else _ProbeError
+            received = True
             handshake.receive(data)
             if reply := handshake.to_send():
                 self._be_patient()
                 self._sock.sendall(reply)
         return handshake
+
+    def _receive(self, size: int, flags: int = 0) -> bytes:
+        """Receive the first bytes of a handshake; a peer that resets the connection before has sent none."""
+        try:
+            return self._sock.recv(size, flags)
+        except ConnectionResetError:
+            return b""
 
     def _be_patient(self) -> None:
         """Give the next step of the handshake its time, within the deadline of the whole."""

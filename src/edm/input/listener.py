@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import shutil
 import socket
 import ssl
-import stat
 import threading
 import time
-from pathlib import Path
 from typing import Protocol
 
 from edm.config.address import bind, parse_address, reason_of
@@ -20,14 +16,11 @@ from edm.errors import InputError, KeyFileError
 from edm.files.pem import EncryptedKeyError, load_pair, read_pem
 from edm.input.blocks import Intake
 from edm.input.connection import Connection, End, Limits
-
-BACKLOG = 1024
-"""Connections that the system holds until they are accepted (less where the system allows less)."""
-
-UNIX_PATH_MAX = 107
-"""Longest path of a Unix socket, bytes (``sun_path`` of Linux less its final NUL)."""
+from edm.input.unix_socket import BACKLOG, UnixSocket
 
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+
+_LOOK = 1.0  # seconds between two looks at the socket's file
 
 _RETRY = {
     errno.EMFILE,
@@ -44,7 +37,7 @@ class Events(Protocol):
     """What a listener tells: see :class:`edm.startup.listening.ConnectionLog` for the one that logs and counts."""
 
     def opened(self) -> None:
-        """A sender connected."""
+        """A sender connected and said something."""
 
     def closed(self, end: End) -> None:
         """A connection ended."""
@@ -55,62 +48,11 @@ class Events(Protocol):
     def failed(self, reason: str) -> None:
         """Accepting failed for good."""
 
+    def socket_file_made_again(self) -> None:
+        """The Unix socket's file was gone; it was made again."""
 
-def open_unix(path: str, mode: str = "", owner: str = "") -> socket.socket:
-    """Listen on the Unix socket ``path``; a stale socket file is removed first.
-
-    Raises
-    ------
-    InputError
-        The path is too long, is not a socket, belongs to a living process, or cannot be bound.
-    """
-    if len(os.fsencode(path)) > UNIX_PATH_MAX:
-        raise InputError(f"input-unix: {path}: longer than the {UNIX_PATH_MAX} bytes a socket path may have")
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise InputError(f"input-unix: {path}: exists and is not a socket")
-        _refuse_living(path)
-        Path(path).unlink()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise InputError(f"input-unix: {path}: {error.strerror}") from error
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        # Nobody can connect before listen(), so nobody does while mode and owner are still those of the umask.
-        sock.bind(path)
-        if mode:
-            Path(path).chmod(int(mode, 8))
-        if owner:
-            _change_owner(path, owner)
-        sock.listen(BACKLOG)
-    except BaseException as error:
-        sock.close()
-        if isinstance(error, OSError):
-            raise InputError(f"input-unix: {path}: {error.strerror}") from error
-        raise
-    return sock
-
-
-def _refuse_living(path: str) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except OSError:
-            return
-    raise InputError(f"input-unix: {path}: in use by another process")
-
-
-def _change_owner(path: str, owner: str) -> None:
-    user, _, group = owner.partition(":")
-    try:
-        if user:
-            shutil.chown(path, user=user)
-        if group:
-            shutil.chown(path, group=group)
-    except LookupError as error:
-        raise InputError(f"input-unix-owner: {error}") from error
+    def socket_file_lost(self, reason: str) -> None:
+        """The Unix socket's file is gone and cannot be made again for now."""
 
 
 def open_tcp(address: str, key: str) -> socket.socket:
@@ -179,8 +121,8 @@ class Listener:
 
     Parameters
     ----------
-    sock : socket
-        A listening socket.
+    sock : socket or UnixSocket
+        A listening socket. The file of a Unix socket is looked after: made again if it is gone, removed at the end.
     limits : Limits
     most : int
         Connections at once.
@@ -188,7 +130,7 @@ class Listener:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | UnixSocket,
         intake: Intake,
         limits: Limits,
         events: Events,
@@ -196,7 +138,12 @@ class Listener:
         most: int,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._sock = sock
+        self._file = sock if isinstance(sock, UnixSocket) else None
+        self._sock = sock.sock if isinstance(sock, UnixSocket) else sock
+        if self._file is not None:
+            self._sock.settimeout(_LOOK)
+        self._next_look = 0.0
+        self._lost = ""
         self._intake = intake
         self._limits = limits
         self._events = events
@@ -206,14 +153,13 @@ class Listener:
         self._greeting: dict[Connection, None] = {}  # in order of arrival; with some whose handshake is over
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._unix_path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
         self.thread = threading.Thread(target=self._run, name="edm-listener", daemon=True)
 
     @property
     def address(self) -> str:
         """The address listened on, with the port that was really bound."""
-        if self._unix_path:
-            return str(self._unix_path)
+        if self._file is not None:
+            return self._file.path
         host, port = self._sock.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -229,13 +175,18 @@ class Listener:
     def _run(self) -> None:
         delay = 0.005
         while not self._closing.is_set():
+            self._look_after_file()
             try:
                 sock, _peer = self._sock.accept()
+            except TimeoutError as error:
+                if error.errno is not None:  # the system's, of the connection
+                    self._events.refused(error.strerror or "timeout")
+                continue
             except OSError as error:
                 if self._closing.is_set():
                     return
                 reason = error.strerror or type(error).__name__
-                if error.errno not in _RETRY and not isinstance(error, TimeoutError):
+                if error.errno not in _RETRY:
                     self._events.failed(reason)
                     return
                 self._events.refused(reason)
@@ -245,6 +196,42 @@ class Listener:
             delay = 0.005
             self._accepted(sock)
 
+    def _look_after_file(self) -> None:
+        """Make the Unix socket's file again if it is gone; look no more often than once a second."""
+        if self._file is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK
+        if self._file.is_there():
+            self._lost = ""
+            return
+        try:
+            old = self._file.make_again()
+        except InputError as error:
+            if str(error) != self._lost:
+                self._lost = str(error)
+                self._events.socket_file_lost(self._lost)
+            return
+        if old is None:
+            return
+        self._lost = ""
+        self._file.sock.settimeout(_LOOK)
+        with self._lock:
+            self._sock = self._file.sock
+            closing = self._closing.is_set()
+        if closing:  # which met the socket before
+            self._sock.close()
+            self._file.remove()
+            old.close()
+            return
+        self._events.socket_file_made_again()
+        self._take_what_waits(old)
+
+    def _take_what_waits(self, old: socket.socket) -> None:
+        old.setblocking(False)
+        with old, contextlib.suppress(OSError):
+            while not self._closing.is_set():
+                self._accepted(old.accept()[0])
+
     def _accepted(self, sock: socket.socket) -> None:
         if not self._make_room():
             sock.close()
@@ -253,12 +240,17 @@ class Listener:
         if sock.family != socket.AF_UNIX:
             _keep_alive(sock)
         connection = Connection(
-            sock, self._intake, self._limits, self._ended, tls=self._tls, crowd=lambda: len(self._connections)
+            sock,
+            self._intake,
+            self._limits,
+            self._ended,
+            on_begin=self._events.opened,
+            tls=self._tls,
+            crowd=lambda: len(self._connections),
         )
         with self._lock:
             self._connections.add(connection)
             self._greeting[connection] = None
-        self._events.opened()
         try:
             connection.start()
         except RuntimeError as error:  # no further thread can be had
@@ -303,13 +295,15 @@ class Listener:
             Seconds, for all connections together.
         """
         deadline = time.monotonic() + timeout
-        self._closing.set()
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes accept()
-        self._sock.close()
-        if self._unix_path:
+        with self._lock:
+            self._closing.set()
+            sock = self._sock
+        if self._file is not None:
             with contextlib.suppress(OSError):
-                Path(self._unix_path).unlink()
+                self._file.remove()  # while the socket keeps the file's inode from being given to another
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        sock.close()
         if self.thread.is_alive():
             self.thread.join(timeout)  # or a connection accepted just now would be missed
         with self._lock:

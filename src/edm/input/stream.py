@@ -89,3 +89,9 @@ class StreamSource:
             return -1
         except ssl.SSLEOFError:  # closed without a TLS close_notify, as most senders do
             return 0
+        except (BrokenPipeError, ConnectionResetError):
+            # The same, and a reset behind it: what is an SSLEOFError to Python 3.11 is this to 3.13. With OpenSSL 3.5
+            # it is this also where its alert about the missing close_notify meets a sender that has gone.
+            if self._tls is None:
+                raise
+            return 0

@@ -33,6 +33,7 @@ from edm.kernel.columns import (
     UNDECODABLE,
     I64Array,
 )
+from edm.observe.faults import KINDS, Faults
 from edm.observe.ledger import FATE_NAMES, Ledger
 from edm.observe.logs import dropped_lines
 
@@ -126,6 +127,8 @@ class Metrics:
     Attributes
     ----------
     registry : prometheus_client.CollectorRegistry
+    faults : Faults
+        Where what is lost or goes wrong is reported; it counts as well.
     """
 
     def __init__(self) -> None:
@@ -135,6 +138,12 @@ class Metrics:
         self.registry.register(self._totals)
         self._declare_gauges()
         self._declare_counters()
+        faults = self.counter(
+            "edm_faults_total", "What was lost or went wrong by kind; must stay 0", ("kind",)
+        )
+        for kind in KINDS:
+            faults.labels(kind)
+        self.faults = Faults(lambda kind, count: faults.labels(kind).inc(count))
         prometheus.ProcessCollector(registry=self.registry)
         prometheus.PlatformCollector(registry=self.registry)
         prometheus.GCCollector(registry=self.registry)
@@ -166,6 +175,9 @@ class Metrics:
     def _declare_counters(self) -> None:
         self.connections_total = self.counter(
             "edm_connections_total", "Connections by how they ended", ("result",)
+        )
+        self.socket_files = self.counter(
+            "edm_socket_file_made_again_total", "How often the Unix socket's file was gone and was made again"
         )
         self.reloads = self.counter("edm_reloads_total", "Reloads by part and result", ("part", "result"))
         self.reload_last_success = self.gauge(

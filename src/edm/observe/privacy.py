@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
+from edm.masking import mask_passwords
+
 HIDDEN = "<address>"
 """Stands where an address was."""
 
@@ -35,7 +37,8 @@ _DEPTH = 6
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with everything hidden that looks like an IP address or is Python notation of bytes."""
+    """Return ``text`` with everything hidden that looks like an IP address, a password in a URL, or Python's bytes."""
+    text = mask_passwords(text)
     if "b'" in text or 'b"' in text:
         text = _BYTES.sub("b'...'", text)
     if ":" in text or "." in text:
@@ -85,6 +88,8 @@ class PrivacyFilter:
         for key, value in event.items():
             if key not in self.allowed or not isinstance(value, str):
                 event[key] = redact_value(value)
+            else:
+                event[key] = mask_passwords(value)
         return event
 
 

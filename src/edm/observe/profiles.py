@@ -20,6 +20,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 from edm.errors import EdmError
+from edm.masking import mask_passwords
 from edm.observe.privacy import redact
 
 MAX_SECONDS = 60.0
@@ -241,7 +242,7 @@ def command_line(arguments: Sequence[str]) -> str:
             shown.append(f"{flag}=***" if equals else flag)
             hide_next = not equals
         else:
-            shown.append(re.sub(r"//[^/@\s]*@", "//***@", argument))
+            shown.append(mask_passwords(argument))
     return "\0".join(shown)
 
 

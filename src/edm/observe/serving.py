@@ -263,10 +263,12 @@ class Server(uvicorn.Server):
             except OSError:  # gone already
                 sock.close()
             cost, now = time.thread_time(), loop.time()
-            self._credit = min(_BURST, self._credit + (now - when) * SHARE) - (cost - mark)
+            credit = min(_BURST, self._credit + (now - when) * SHARE) - (cost - mark)
+            # Never deeper in debt than one pause pays for: those who wait in the backlog did not run it up.
+            self._credit = max(credit, -_LONGEST_PAUSE * SHARE)
             mark, when = cost, now
             if self._credit < 0:
-                await asyncio.sleep(min(_LONGEST_PAUSE, -self._credit / SHARE))
+                await asyncio.sleep(-self._credit / SHARE)
 
     async def _admit(self, sock: socket.socket, peer: str) -> None:
         room, displaced = self._desk.places.make_room(peer)

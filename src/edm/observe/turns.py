@@ -10,6 +10,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 SHARE = 0.05
 """Part of one core that answering may take."""
 
+LONGEST = 0.5
+"""Seconds that a request waits at most for having been paid for: what the thread did for others, such as refusing
+malformed requests for a minute, must not keep out the next one."""
+
 
 class Turns:
     """An ASGI application whose requests wait until answering those before has been paid for in time.
@@ -38,7 +42,7 @@ class Turns:
         async with self._turn:
             await asyncio.sleep(self._free - clock())
             began = clock()
-            self._free = began + self._cost / self._share
+            self._free = began + min(LONGEST, self._cost / self._share)
         # Not within the turn: a request may have to wait for something else, such as a rotation.
         try:
             await self._app(scope, receive, send)
@@ -47,7 +51,7 @@ class Turns:
             # The first time, what the thread needed to come up is in it.
             self._cost = now - self._mark if self._mark else 0.0
             self._mark = now
-            self._free = max(self._free, began + self._cost / self._share)
+            self._free = max(self._free, began + min(LONGEST, self._cost / self._share))
 
 
-__all__ = ["SHARE", "Turns"]
+__all__ = ["LONGEST", "SHARE", "Turns"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from edm.errors import OutputError
+from edm.files.own import open_own
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 
@@ -44,7 +46,7 @@ class DebugFile:
         self._bytes = 0
         self._rest = b""
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._fd = _open(path)
             mode = os.fstat(self._fd).st_mode
             if stat.S_ISREG(mode) and mode & 0o007:
                 with suppress(PermissionError):  # somebody else's file: not ours to decide
@@ -92,6 +94,19 @@ class DebugFile:
             self._limited.error("debug file cannot be written", reason=error.strerror, count=lost)
         else:
             self._rest = b""
+
+
+def _open(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    if path.parent == Path("/dev"):  # /dev/stderr is a link
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    descriptor = open_own(path, flags)
+    found = os.fstat(descriptor)
+    planted = found.st_uid not in (0, os.geteuid()) or found.st_nlink > 1
+    if stat.S_ISREG(found.st_mode) and planted and path.absolute().parent.stat().st_mode & stat.S_IWOTH:
+        os.close(descriptor)
+        raise OSError(errno.EPERM, "belongs to another user, who could read the true addresses in it")
+    return descriptor
 
 
 __all__ = ["DebugFile"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from edm.errors import OutputError
+from edm.observe.faults import DEFECT, HISTOGRAM_ROWS
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.histogram_file import write_histogram
@@ -128,7 +129,13 @@ class HistogramWriter:
                 retired = self._pending[0]
                 self._busy = True
                 self._busy_since = time.monotonic()
-            written = self._write(retired)
+            try:
+                written = self._write(retired)
+            except Exception:
+                # A defect: trying again would fail again, and what comes later must be written.
+                self._metrics.faults.report(DEFECT)
+                structlog.get_logger().exception("histogram lost to a defect")
+                written = True
             with self._wake:
                 self._busy = False
                 self._failing = not written
@@ -188,4 +195,5 @@ class HistogramWriter:
         for interval in intervals:
             rows = interval.merge().rows
             self._lost.inc(rows)
+            self._metrics.faults.report(HISTOGRAM_ROWS, rows)
             self._limited.error("histogram lost", count=rows, reason=reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from edm.errors import OutputError
+from edm.files.own import make_new
 
 SESSION_PREFIX = "dns_session_block-"
 HISTOGRAM_PREFIX = "dns_histogram-"
@@ -46,7 +48,7 @@ class DataDirectory:
             make_folder(folder)
         probe = root / f".write-test{TMP_SUFFIX}"
         try:
-            probe.write_bytes(b"")
+            os.close(make_new(probe, 0o600))
             probe.unlink()
         except OSError as error:
             raise OutputError(f"data-dir: {root}: not writable ({error.strerror})") from error

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import structlog
 
 from edm.errors import OutputError
+from edm.observe.faults import DEFECT, SESSION_ROWS
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.paths import SESSION_PREFIX, SUFFIX, TMP_SUFFIX, file_time, make_folder, publish, tidy
@@ -24,6 +26,10 @@ QUEUE_BATCHES = 4
 
 PATIENCE = 5.0
 RETRY = 5.0
+
+_NO_ROOM = "no room on the disk within its budget"
+_MAKE_ROOM = "to make room on the disk"
+_ON_PURPOSE = (_NO_ROOM, _MAKE_ROOM)  # as the operator has set it: no fault
 
 
 @dataclass
@@ -166,12 +172,24 @@ class SessionWriter:
                     task = self._tasks.popleft()
             if task is None:
                 break
-            task()
+            self._do(task)
         self._retry_at = 0.0
-        self._flush_all()
+        self._do(self._flush_all)
         for interval in self._intervals.values():
             self._give_up(interval, "stopping while writing fails")
         self._tidy()
+
+    def _do(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except Exception:
+            # A defect: with what is open now it would come again, and what comes later must be written.
+            self._metrics.faults.report(DEFECT)
+            structlog.get_logger().exception("session rows lost to a defect")
+            for serial in list(self._intervals):
+                interval = self._intervals.pop(serial)
+                with suppress(Exception):
+                    self._give_up(interval, "a defect")
 
     def _open(self, serial: int, start_us: int) -> _Open:
         if serial not in self._intervals:
@@ -187,7 +205,7 @@ class SessionWriter:
         interval = self._open(serial, start_us)
         if not self.admit(batch.nbytes):
             interval.lost += batch.num_rows
-            self._shed(batch.num_rows, "no room on the disk within its budget")
+            self._shed(batch.num_rows, _NO_ROOM)
             return
         interval.held.append(batch)
         self._flush_all()
@@ -205,7 +223,7 @@ class SessionWriter:
 
     def _abandon(self) -> None:
         for serial, interval in list(self._intervals.items()):
-            self._give_up(interval, "to make room on the disk")
+            self._give_up(interval, _MAKE_ROOM)
             if interval.metadata is not None:
                 del self._intervals[serial]
         self._untidy = True  # whatever still lies there takes room as well
@@ -289,4 +307,6 @@ class SessionWriter:
     def _shed(self, rows: int, reason: str) -> None:
         if rows:
             self._metrics.add(session_rows_shed=rows)
+            if reason not in _ON_PURPOSE:
+                self._metrics.faults.report(SESSION_ROWS, rows)
             self._limited.error("session rows shed", count=rows, reason=reason)

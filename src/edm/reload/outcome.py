@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from edm.errors import StoreError
+from edm.files.own import make_new
 from edm.files.reading import UnreadableError, read_whole
 
 FILE_NAME = "reload.json"
@@ -71,7 +72,7 @@ class ReloadOutcome:
             It cannot be written.
         """
         part = folder / f".{FILE_NAME}.tmp"
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        descriptor = make_new(part, 0o640)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             # Not into the file: that does without the encoder in C.
             file.write(json.dumps({**vars(self), "parts": self._plain_parts()}) + "\n")

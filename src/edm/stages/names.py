@@ -9,11 +9,10 @@ may serve as a key.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 
-from edm.kernel.columns import NAME_MAX
+from edm.kernel.columns import I64, NAME_MAX, Bytes
 from edm.kernel.jit import inlined, kernel
 
 SPECIAL = b".\\\"'();@ "
@@ -26,7 +25,7 @@ LOWER = np.array([b + 32 if 0x41 <= b <= 0x5A else b for b in range(256)], np.ui
 
 
 @inlined
-def put_label(buf: Any, off: Any, length: Any, out: Any, pos: Any) -> Any:
+def put_label(buf: Bytes, off: I64, length: I64, out: Bytes, pos: I64) -> I64:
     """Write the label ``buf[off:off+length]`` in presentation form to ``out`` at ``pos``; return the end.
 
     ``out`` must have room for ``4 * length`` bytes behind ``pos``.
@@ -51,7 +50,7 @@ def put_label(buf: Any, off: Any, length: Any, out: Any, pos: Any) -> Any:
 
 
 @kernel
-def put_name(buf: Any, off: Any, length: Any, out: Any, pos: Any) -> Any:
+def put_name(buf: Bytes, off: I64, length: I64, out: Bytes, pos: I64) -> I64:
     """Write the uncompressed wire name ``buf[off:off+length]`` in presentation form; return the end.
 
     ``length`` counts the root byte. ``out`` must have room for ``4 * length`` bytes behind ``pos``.

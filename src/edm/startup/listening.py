@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 
@@ -11,8 +12,9 @@ from edm.config import Config
 from edm.input.blocks import Intake
 from edm.input.connection import End, Limits
 from edm.input.descriptors import room_for_connections
-from edm.input.listener import Listener, open_tcp, open_unix, tls_context
+from edm.input.listener import Listener, open_tcp, tls_context
 from edm.input.source import Source
+from edm.input.unix_socket import UnixSocket
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 
@@ -40,9 +42,10 @@ class ConnectionLog:
         # Whoever opens and closes connections in a loop shall not fill the log with it.
         self._log = RateLimited(log, burst=100, interval=1.0, on_suppressed=metrics.count_suppressed)
         self.connections: Callable[[], int] = lambda: 0
+        self.address: Callable[[], str] = lambda: ""
 
     def opened(self) -> None:
-        """Log a sender that connected."""
+        """Log a sender that connected and said something."""
         self._set_switch_interval()
         self._log.info("dnstap connection opened", connections=self.connections())
 
@@ -52,6 +55,8 @@ class ConnectionLog:
         self._metrics.connection_ended(end.result)
         if end.result == "closed":
             self._log.info("dnstap connection closed", connections=self.connections())
+        elif end.result == "probe":
+            structlog.get_logger().debug("dnstap connection closed without a byte")
         elif end.result == "idle":
             self._log.info("idle dnstap connection closed", reason=end.reason)
         else:
@@ -65,6 +70,15 @@ class ConnectionLog:
     def failed(self, reason: str) -> None:
         """Pass on that nothing can be accepted any more."""
         self._on_failed(reason)
+
+    def socket_file_made_again(self) -> None:
+        """Count and log that the Unix socket's file was gone."""
+        self._metrics.socket_files.inc()
+        self._faults.warning("the socket's file was gone and was made again", address=self.address())
+
+    def socket_file_lost(self, reason: str) -> None:
+        """Log that the Unix socket's file is gone, and no sender can connect."""
+        self._faults.error("the socket's file is gone and cannot be made again", reason=reason)
 
     def flush(self) -> None:
         """Log what the rate limits suppressed."""
@@ -89,8 +103,9 @@ def open_source(config: Config, intake: Intake, log: ConnectionLog) -> Source:
         The address, or a file of TLS, cannot be used.
     """
     tls = None
+    sock: socket.socket | UnixSocket
     if config.input_unix:
-        sock = open_unix(config.input_unix, config.input_unix_mode, config.input_unix_owner)
+        sock = UnixSocket(config.input_unix, config.input_unix_mode, config.input_unix_owner)
     elif config.input_tcp:
         sock = open_tcp(config.input_tcp, "input-tcp")
     else:
@@ -100,6 +115,7 @@ def open_source(config: Config, intake: Intake, log: ConnectionLog) -> Source:
         sock = open_tcp(config.input_tls, "input-tls")
     listener = Listener(sock, intake, _limits(config), log, most=_most_connections(config), tls=tls)
     log.connections = lambda: listener.connections
+    log.address = lambda: listener.address
     return listener
 
 

@@ -16,7 +16,7 @@ from edm.stages.histogram.accumulators import Accumulators
 from edm.stages.new_qname.events import build_events
 from edm.stages.pseudonyms.cryptopan import Pseudonymiser
 from edm.stages.session.rows import SessionRows
-from edm.startup.warmup import use_large_list
+from edm.startup.sample import use_rare_kernels
 
 
 def compile_late_kernels() -> None:
@@ -33,7 +33,7 @@ def compile_late_kernels() -> None:
     build_events(buf, columns.u32, columns.u64, np.zeros(1, np.int64), 0)
     SessionRows(1).append(*batch)
     Accumulators.merge(parts).to_table(lambda _: [], 0)
-    use_large_list()
+    use_rare_kernels()
 
 
 if __name__ == "__main__":

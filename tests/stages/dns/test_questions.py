@@ -16,6 +16,7 @@ from edm.stages.names import wire_to_text
 from oracles import dns_generator as made
 from oracles import dns_message
 from oracles.dns_generator import QUESTION, header
+from support.costly_messages import CARRIER, chain
 
 VECTORS = Path(__file__).parent.parent.parent / "vectors" / "dns_unpack.json.gz"
 
@@ -110,3 +111,40 @@ def test_names_that_come_again_are_collected_once(collect, room):
         names = [first, b"\1A" + first, b"\1a" + first, b"\1b\0"] * (times if count <= FEW else 1)
         # Twice the same message: what one row held says nothing of the next.
         assert collect([message, message], room) == [(row, name) for row in (0, 1) for name in names]
+
+
+def test_names_are_spelt_the_same_when_parts_have_been_spelt_before(collect):
+    body, places = chain(12)
+    questions = len(body) // CARRIER
+    rng = Random(4)
+    messages = []
+    for _ in range(2 if JIT_DISABLED else 20):
+        names = [
+            b"\1%c" % rng.randrange(97, 123) * rng.randrange(2) + pointer(rng.choice(places[1:]))
+            for _ in range(60)
+        ]
+        rest = b"".join(name + b"\0\1\0\1" for name in names)
+        messages.append(header(questions + len(names)) + body + rest)
+    for room in (1, 7, 50, 1000):
+        got = collect(messages, room)
+        want = expected(messages)
+        assert set(got) == set(want)
+        assert len(got) <= len(want)
+
+
+def test_serials_begin_anew(batch):
+    message = header(3) + QUESTION + b"\1A\xc0\x0c\0\1\0\1" * 2
+    other = header(3) + b"\3wwW" + QUESTION[4:] + b"\1B\xc0\x0c\0\1\0\1" * 2
+    out = MoreQuestions.of(8)
+    for serial in (0, (1 << 38) - 4, (1 << 38) - 2, (1 << 38) - 1):
+        out.spelt[-1] = serial
+        buf, scratch, columns = batch([message, other])
+        walk_messages(buf, scratch, columns.u32, columns.fate, 2, new_memo())
+        count, _ = collect_questions(buf, columns.u32, columns.fate, 2, BEGIN, out)
+        names = [out.names[k, : out.lengths[k]].tobytes() for k in range(count)]
+        assert names == [b"\1A" + QUESTION[:-4]] * 2 + [b"\1B\3wwW" + QUESTION[4:-4]] * 2
+    assert out.spelt[-1] < 10
+
+
+def pointer(place):
+    return (0xC000 | place).to_bytes(2, "big")

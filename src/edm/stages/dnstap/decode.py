@@ -10,8 +10,6 @@ All positions are ``uint64``: a signed index would cost a wrap-around check on e
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from edm.kernel.columns import (
@@ -28,6 +26,7 @@ from edm.kernel.columns import (
     HAS_RESPONSE_TIME_SEC,
     HAS_SOCKET_FAMILY,
     HAS_SOCKET_PROTOCOL,
+    I64,
     IDENTITY_LEN,
     IDENTITY_OFF,
     LEFT_ROW,
@@ -47,10 +46,15 @@ from edm.kernel.columns import (
     RESPONSE_TIME_SEC,
     SOCKET_FAMILY,
     SOCKET_PROTOCOL,
+    U64,
     UNDECODABLE,
+    Bytes,
+    Fates,
     U8Array,
     U32Array,
+    U32Columns,
     U64Array,
+    U64Columns,
 )
 from edm.kernel.jit import allocating_kernel, inlined
 from edm.stages.dnstap.usual import decode_usual
@@ -97,7 +101,7 @@ _M_RESPONSE_MESSAGE = 0x80 | 14 << 3 | 2
 
 
 @inlined
-def _varint_end(buf: Any, pos: Any, stop: Any) -> Any:
+def _varint_end(buf: Bytes, pos: U64, stop: U64) -> U64:
     """Return the position behind the varint at ``pos``, or ``_BAD`` if it is cut off or exceeds 64 bits."""
     for k in range(10):
         if pos >= stop:
@@ -110,7 +114,7 @@ def _varint_end(buf: Any, pos: Any, stop: Any) -> Any:
 
 
 @inlined
-def _varint_value(buf: Any, pos: Any, end: Any) -> Any:
+def _varint_value(buf: Bytes, pos: U64, end: U64) -> U64:
     """Return the value of the whole varint ``buf[pos:end]``."""
     value = _0
     while end > pos:
@@ -120,7 +124,7 @@ def _varint_value(buf: Any, pos: Any, end: Any) -> Any:
 
 
 @allocating_kernel
-def _skip_group(buf: Any, pos: Any, stop: Any, number: Any) -> Any:
+def _skip_group(buf: Bytes, pos: U64, stop: U64, number: U64) -> U64:
     """Return the position behind the group ``number`` whose start tag ends at ``pos``, or ``_BAD``.
 
     Only damaged or hostile frames contain groups, and only nested ones need the stack: the one allocation
@@ -176,7 +180,7 @@ def _skip_group(buf: Any, pos: Any, stop: Any, number: Any) -> Any:
 
 
 @inlined
-def _reset_row(u32: Any, u64: Any, i: Any) -> Any:
+def _reset_row(u32: U32Columns, u64: U64Columns, i: U64) -> None:
     """Give every dnstap column of row ``i`` the value that stands for "absent"."""
     u32[SOCKET_FAMILY, i] = 1  # the proto2 default of an enum is its first value, INET
     u32[SOCKET_PROTOCOL, i] = 0
@@ -195,7 +199,7 @@ def _reset_row(u32: Any, u64: Any, i: Any) -> Any:
 
 
 @inlined
-def _store_number(u32: Any, u64: Any, i: Any, field: Any, value: Any) -> Any:
+def _store_number(u32: U32Columns, u64: U64Columns, i: U64, field: U64, value: U64) -> I64:
     """Store the varint ``value`` of ``field`` in row ``i``; return its presence bit, 0 for other fields."""
     if field == _M_TYPE:
         u32[MESSAGE_TYPE, i] = value & _LOW_32
@@ -221,7 +225,7 @@ def _store_number(u32: Any, u64: Any, i: Any, field: Any, value: Any) -> Any:
 
 
 @inlined
-def _store_bytes(u32: Any, i: Any, field: Any, off: Any, size: Any) -> Any:
+def _store_bytes(u32: U32Columns, i: U64, field: U64, off: U64, size: U64) -> I64:
     """Store where the bytes of ``field`` stand in row ``i``; return its presence bit, 0 for other fields."""
     if field == _M_QUERY_ADDRESS:
         u32[QUERY_ADDRESS_OFF, i] = off
@@ -243,7 +247,7 @@ def _store_bytes(u32: Any, i: Any, field: Any, off: Any, size: Any) -> Any:
 
 
 @inlined
-def _fate_of(u32: Any, i: Any, seen: Any) -> Any:
+def _fate_of(u32: U32Columns, i: U64, seen: I64) -> I64:
     """Return the fate of row ``i`` whose bytes were well formed and in which the fields ``seen`` occurred."""
     if seen & _HAS_DNSTAP_TYPE == 0:
         return UNDECODABLE
@@ -275,7 +279,7 @@ def decode_frames(buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: 
 
 
 @allocating_kernel
-def decode_others(buf: Any, u32: Any, u64: Any, fate: Any, others: Any) -> None:
+def decode_others(buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, others: I64) -> None:
     """Decode the ``others`` frames listed in ``LEFT_ROW``, whatever they look like; see :func:`decode_frames`."""
     for j in range(np.uint64(others)):
         i = np.uint64(u32[LEFT_ROW, j])

@@ -6,10 +6,9 @@ Streams specification, "Frame format").
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from edm.kernel.columns import I64, Bytes, U32Array
 from edm.kernel.jit import kernel
 
 NEED_MORE = 0
@@ -35,7 +34,9 @@ _24 = np.uint64(24)
 
 
 @kernel
-def locate_frames(buf: Any, start: Any, stop: Any, max_frame: Any, off: Any, length: Any) -> Any:
+def locate_frames(
+    buf: Bytes, start: I64, stop: I64, max_frame: I64, off: U32Array, length: U32Array
+) -> tuple[I64, I64, I64]:
     """Locate the whole data frames in ``buf[start:stop]``.
 
     Parameters

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
+from edm.kernel.columns import I64, U64, Bytes, I32Array, I64Array, U8Array, U32Array, U64Array
 from edm.kernel.jit import inlined, kernel
 from edm.stages.histogram.sketches import CELL, CLASS_SHIFT, COUNT_MASK, REGISTER_BYTES, REGISTER_CLASS, STATE
 
@@ -35,7 +35,7 @@ _ZEROS = np.array([(b >> 4 == 0) + (b & 15 == 0) for b in range(256)], np.int64)
 
 
 @inlined
-def _estimate(weight: Any, zeros: Any) -> Any:
+def _estimate(weight: I64, zeros: I64) -> U64:
     """Return the cardinality, rounded up, from the sum of 2^(15 - value) and the number of zero registers.
 
     HyperLogLog with the corrections for small and large ranges (Flajolet et al. 2007, figure 3).
@@ -51,7 +51,7 @@ def _estimate(weight: Any, zeros: Any) -> Any:
 
 
 @inlined
-def _write_sparse(registers: Any, base: Any, out: Any, pos: Any) -> Any:
+def _write_sparse(registers: U8Array, base: U64, out: Bytes, pos: I64) -> I64:
     """Write the registers that are set as 14-bit numbers, index << 4 | value; return the end."""
     pending = np.int64(0)
     bits = 0
@@ -75,16 +75,16 @@ def _write_sparse(registers: Any, base: Any, out: Any, pos: Any) -> Any:
 
 @kernel
 def export_sketches(
-    rows: Any,
-    n: Any,
-    family: Any,
-    registers: Any,
-    cutoff: Any,
-    counts: Any,
-    offsets: Any,
-    out: Any,
-    valid: Any,
-) -> Any:
+    rows: U32Array,
+    n: I64,
+    family: I64,
+    registers: U8Array,
+    cutoff: I64,
+    counts: U64Array,
+    offsets: I32Array,
+    out: Bytes,
+    valid: U8Array,
+) -> None:
     """Write client counts and serialised sketches of one address family.
 
     Parameters
@@ -138,7 +138,7 @@ def export_sketches(
 
 
 @inlined
-def _separator_before(text: Any, begin: Any, at: Any) -> Any:
+def _separator_before(text: Bytes, begin: I64, at: I64) -> I64:
     """Return the last dot in ``text[begin:at]`` that separates labels, or ``begin - 1``.
 
     A dot is part of a label if an odd number of backslashes stands before it (RFC 1035, 5.1).
@@ -156,7 +156,7 @@ def _separator_before(text: Any, begin: Any, at: Any) -> Any:
 
 
 @inlined
-def _labels_end(text: Any, begin: Any, end: Any) -> Any:
+def _labels_end(text: Bytes, begin: I64, end: I64) -> I64:
     """Return ``end`` without the final dot of the name; a dot that is escaped belongs to the last label."""
     if end > begin and _separator_before(text, begin, end) == end - 1:
         return end - 1
@@ -165,7 +165,13 @@ def _labels_end(text: Any, begin: Any, end: Any) -> Any:
 
 @kernel
 def split_labels(
-    text: Any, text_offsets: Any, n: Any, offsets: Any, data: Any, base: Any, valid: Any
+    text: Bytes,
+    text_offsets: I32Array,
+    n: I64,
+    offsets: I32Array,
+    data: Bytes,
+    base: I64Array,
+    valid: U8Array,
 ) -> None:
     """Split names in presentation form into the columns label0 (top-level domain) to label9.
 

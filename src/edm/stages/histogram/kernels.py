@@ -4,16 +4,14 @@ All state of a worker in an interval lies in arrays that :class:`edm.stages.hist
 and grows:
 
 - ``index_row``: uint32[names], 1 + the row of a domain index, 0 while the name has not been seen;
-- ``rows``: uint32[*, 16], one row per name seen; its words are named below;
-- ``cells``: uint64[*], storage of the sketches, and ``registers``, the same memory as uint8;
-- ``heap``: uint64[HEAP_WORDS], how much of ``rows`` and ``cells`` is taken, the free lists, the multiplier.
+- ``state``: the other arrays. ``rows``: uint32[*, 16], one row per name seen, whose words are named below;
+  ``cells``: uint64[*], storage of the sketches, and ``registers``, the same memory as uint8;
+  ``heap``: uint64[HEAP_WORDS], how much of ``rows`` and ``cells`` is taken, the free lists, the multiplier.
 
 The sketches are described in :mod:`edm.stages.histogram.sketches`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -21,13 +19,20 @@ from edm.kernel.columns import (
     DOMAIN_INDEX,
     DOMAIN_MATCH,
     HAS_QUERY_ADDRESS,
+    I64,
     PRESENT,
     QCLASS,
     QTYPE,
     QUERY_ADDRESS_LEN,
     QUERY_ADDRESS_OFF,
     RCODE,
+    U64,
     WELL_KNOWN,
+    Bytes,
+    Fates,
+    U32Array,
+    U32Columns,
+    U64Array,
 )
 from edm.kernel.jit import inlined, kernel, le64
 from edm.stages.histogram.murmur3 import le32, murmur3_ipv4, murmur3_ipv6
@@ -44,6 +49,7 @@ from edm.stages.histogram.sketches import (
     ROWS_USED,
     STATE,
     TOUCHED,
+    State,
     add_hash,
     admit,
     in_list,
@@ -83,7 +89,7 @@ _RCODE_COUNTER[2] = COUNTERS + 8  # SERVFAIL
 
 
 @inlined
-def _row_of(index_row: Any, rows: Any, heap: Any, domain: Any) -> Any:
+def _row_of(index_row: U32Array, rows: U32Array, heap: U64Array, domain: U64) -> U64:
     """Return the row of a domain index; a new one is given out if it has none. There is room for it."""
     r = np.uint64(index_row[domain])
     if r != _0:
@@ -99,8 +105,14 @@ def _row_of(index_row: Any, rows: Any, heap: Any, domain: Any) -> Any:
 
 @kernel
 def count_rows(
-    u32: Any, fate: Any, n: Any, index_row: Any, rows: Any, heap: Any, frame_of: Any, row_of: Any
-) -> Any:
+    u32: U32Columns,
+    fate: Fates,
+    n: I64,
+    index_row: U32Array,
+    state: State,
+    frame_of: U32Array,
+    row_of: U32Array,
+) -> I64:
     """Find or give out the row of each well-known frame of a batch, and count the frame in it.
 
     The loops are separate and short so that the cache misses of many frames overlap.
@@ -110,8 +122,8 @@ def count_rows(
     u32 : uint32[N_U32, stride]
     fate : uint8[stride]
     n : int
-    index_row, rows, heap
-        The state; see the module's docstring. ``rows`` has room for ``n`` more.
+    index_row, state
+        See the module's docstring. ``rows`` has room for ``n`` more.
     frame_of : uint32[n + 1]
         Receives the well-known frames.
     row_of : uint32[n]
@@ -123,6 +135,7 @@ def count_rows(
         Number of well-known frames; ``-1``, with nothing counted, if a domain index lies outside the table
         that this state was made for.
     """
+    rows, heap = state.rows, state.heap
     names = np.uint64(index_row.shape[0])
     found = _0
     beyond = _0
@@ -156,8 +169,14 @@ def count_rows(
 
 @kernel
 def list_clients(
-    buf: Any, u32: Any, found: Any, frame_of: Any, row_of: Any, client: Any, client_hash: Any
-) -> Any:
+    buf: Bytes,
+    u32: U32Columns,
+    found: I64,
+    frame_of: U32Array,
+    row_of: U32Array,
+    client: U32Array,
+    client_hash: U64Array,
+) -> I64:
     """Hash the client addresses of the frames that :func:`count_rows` found; return how many there are.
 
     Parameters
@@ -199,17 +218,8 @@ def list_clients(
 
 @kernel
 def add_clients(
-    client: Any,
-    client_hash: Any,
-    start: Any,
-    n: Any,
-    rows: Any,
-    cells: Any,
-    registers: Any,
-    heap: Any,
-    threshold: Any,
-    reserve: Any,
-) -> Any:
+    client: U32Array, client_hash: U64Array, start: I64, n: I64, state: State, threshold: I64, reserve: I64
+) -> I64:
     """Add the clients ``start <= i < n`` that :func:`list_clients` listed to their sketches.
 
     Parameters
@@ -217,8 +227,8 @@ def add_clients(
     client : uint32[:]
     client_hash : uint64[:]
     start, n : int
-    rows, cells, registers, heap
-        The state; see the module's docstring.
+    state
+        See the module's docstring.
     threshold : int
         Most hashes that a sketch holds as a set.
     reserve : int
@@ -229,6 +239,7 @@ def add_clients(
     int64
         Where it stopped: ``n``, or less if ``cells`` must grow first.
     """
+    rows, cells, registers, heap = state
     room = np.uint64(cells.shape[0])
     multiplier = heap[MULTIPLIER]
     for begin in range(start, n, _WINDOW):
@@ -251,9 +262,9 @@ def add_clients(
             r = np.uint64(client[i] >> 1)
             family = np.uint64(client[i]) & _1
             h = client_hash[i]
-            state = np.uint64(rows[r, _STATE + family])
+            kind = np.uint64(rows[r, _STATE + family])
             cell = np.uint64(rows[r, _CELL + family])
-            size_class = state >> CLASS_SHIFT
+            size_class = kind >> CLASS_SHIFT
             # The frequent cases stand here and not in a function: Numba counts references to arrays, with
             # atomic operations, in every function that hands arrays on.
             if size_class == REGISTER_CLASS:
@@ -261,61 +272,51 @@ def add_clients(
             elif h == _0:
                 continue
             elif size_class <= LIST_CLASS:
-                if not in_list(cells, cell, state & COUNT_MASK, h):
-                    admit(rows, r, family, cells, registers, heap, threshold, h)
+                if not in_list(cells, cell, kind & COUNT_MASK, h):
+                    admit(state, r, family, threshold, h)
             elif cells[place(cells, cell, size_class, multiplier, h)] != h:
-                admit(rows, r, family, cells, registers, heap, threshold, h)
+                admit(state, r, family, threshold, h)
     return n
 
 
 @kernel
 def merge_rows(
-    other_rows: Any,
-    other_cells: Any,
-    other_registers: Any,
-    start: Any,
-    n: Any,
-    index_row: Any,
-    rows: Any,
-    cells: Any,
-    registers: Any,
-    heap: Any,
-    threshold: Any,
-    reserve: Any,
-) -> Any:
+    other: State, start: I64, n: I64, index_row: U32Array, state: State, threshold: I64, reserve: I64
+) -> I64:
     """Add the rows ``start <= i < n`` of another state to this one; return the row where it stopped.
 
     The state of the other is only read. ``rows`` has room for ``n`` more. Returns less than
     ``n`` if ``cells`` must grow first.
     """
+    rows, cells, registers, heap = state
     room = np.uint64(cells.shape[0])
     for k in range(start, n):
         i = np.uint64(k)
         if heap[CELLS_USED] + np.uint64(reserve) > room:
             return k
-        r = _row_of(index_row, rows, heap, np.uint64(other_rows[i, INDEX]))
-        rows[r, STATUS] |= other_rows[i, STATUS]
+        r = _row_of(index_row, rows, heap, np.uint64(other.rows[i, INDEX]))
+        rows[r, STATUS] |= other.rows[i, STATUS]
         for word in range(COUNTERS, COUNTERS + N_COUNTERS):
-            rows[r, word] += other_rows[i, word]
+            rows[r, word] += other.rows[i, word]
         for f in range(2):
             family = np.uint64(f)
-            state = np.uint64(other_rows[i, _STATE + family])
-            size_class = state >> CLASS_SHIFT
-            cell = np.uint64(other_rows[i, _CELL + family])
+            kind = np.uint64(other.rows[i, _STATE + family])
+            size_class = kind >> CLASS_SHIFT
+            cell = np.uint64(other.rows[i, _CELL + family])
             if size_class == REGISTER_CLASS:
                 if np.uint64(rows[r, _STATE + family]) >> CLASS_SHIFT != REGISTER_CLASS:
-                    promote(rows, r, family, cells, registers, heap)
+                    promote(state, r, family)
                 mine = np.uint64(rows[r, _CELL + family]) << np.uint64(3)
                 theirs = cell << np.uint64(3)
                 for b in range(REGISTER_BYTES):
                     x = np.int64(registers[mine + np.uint64(b)])
-                    y = np.int64(other_registers[theirs + np.uint64(b)])
+                    y = np.int64(other.registers[theirs + np.uint64(b)])
                     registers[mine + np.uint64(b)] = max(x & 0xF0, y & 0xF0) | max(x & 0x0F, y & 0x0F)
                 continue
-            count = state & COUNT_MASK
+            count = kind & COUNT_MASK
             places = count if size_class <= LIST_CLASS else _1 << size_class
             for b in range(places):
-                h = other_cells[cell + np.uint64(b)]
+                h = other.cells[cell + np.uint64(b)]
                 if h != _0:
-                    add_hash(rows, r, family, cells, registers, heap, threshold, h)
+                    add_hash(state, r, family, threshold, h)
     return n

@@ -7,10 +7,9 @@ hash it likes: nothing here may rely on the hash being well spread.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from edm.kernel.columns import I64, U64, Bytes
 from edm.kernel.jit import inlined, le64
 
 _C1 = np.uint64(0x87C37B91114253D5)
@@ -30,7 +29,7 @@ _33 = np.uint64(33)
 
 
 @inlined
-def le32(buf: Any, i: Any) -> Any:
+def le32(buf: Bytes, i: U64) -> U64:
     """Return the little-endian 32-bit number at ``i`` (uint64). The caller has checked ``i + 4``."""
     return (
         np.uint64(buf[i])
@@ -41,19 +40,19 @@ def le32(buf: Any, i: Any) -> Any:
 
 
 @inlined
-def _rotl(x: Any, bits: Any) -> Any:
+def _rotl(x: U64, bits: I64) -> U64:
     return (x << np.uint64(bits)) | (x >> np.uint64(64 - bits))
 
 
 @inlined
-def _fmix(k: Any) -> Any:
+def _fmix(k: U64) -> U64:
     k = (k ^ (k >> _33)) * _F1
     k = (k ^ (k >> _33)) * _F2
     return k ^ (k >> _33)
 
 
 @inlined
-def _finish(h1: Any, h2: Any, length: Any) -> Any:
+def _finish(h1: U64, h2: U64, length: U64) -> U64:
     h1 = h1 ^ length
     h2 = h2 ^ length
     h1 = h1 + h2
@@ -62,13 +61,13 @@ def _finish(h1: Any, h2: Any, length: Any) -> Any:
 
 
 @inlined
-def murmur3_ipv4(k1: Any) -> Any:
+def murmur3_ipv4(k1: U64) -> U64:
     """Return h1 of 4 bytes; ``k1`` is :func:`le32` of them."""
     return _finish(_rotl(k1 * _C1, 31) * _C2, _0, _4)
 
 
 @inlined
-def murmur3_ipv6(k1: Any, k2: Any) -> Any:
+def murmur3_ipv6(k1: U64, k2: U64) -> U64:
     """Return h1 of 16 bytes; ``k1`` and ``k2`` are :func:`le64` of their halves."""
     h1 = _rotl(_rotl(k1 * _C1, 31) * _C2, 27) * _5 + _N1
     h2 = (_rotl(_rotl(k2 * _C2, 33) * _C1, 31) + h1) * _5 + _N2
@@ -76,7 +75,7 @@ def murmur3_ipv6(k1: Any, k2: Any) -> Any:
 
 
 @inlined
-def murmur3(buf: Any, off: Any, length: Any) -> Any:
+def murmur3(buf: Bytes, off: I64, length: I64) -> U64:
     """Return h1 of MurmurHash3_x64_128, seed 0, of ``buf[off:off + length]``.
 
     Parameters

@@ -11,10 +11,11 @@ first cell. Zero marks an empty place: the hash 0 is never counted.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
+from edm.kernel.columns import I64, U64, Flag, U8Array, U32Array, U64Array
 from edm.kernel.jit import inlined, kernel
 
 # Words of a row that belong to the v4 sketch; those of the v6 sketch are the next ones.
@@ -49,11 +50,33 @@ _W_BITS = np.uint64(10)
 # Bits 14 and up of w are forced to one so that a register never holds more than 15.
 _W_LIMIT = np.uint64(0xFFFFFFFFFFFFC000)
 
+
+class State(NamedTuple):
+    """Rows and sketches of a worker in an interval, which always go together.
+
+    Attributes
+    ----------
+    rows : uint32[:, 16]
+        One row per name seen, see :mod:`edm.stages.histogram.kernels`.
+    cells : uint64[:]
+        Storage of the sketches.
+    registers : uint8[:]
+        The same memory as ``cells``.
+    heap : uint64[HEAP_WORDS]
+        How much of ``rows`` and ``cells`` is taken, the free lists, the multiplier.
+    """
+
+    rows: U32Array
+    cells: U64Array
+    registers: U8Array
+    heap: U64Array
+
+
 _TRAILING_ZEROS = np.array([8] + [(b & -b).bit_length() - 1 for b in range(1, 256)], np.uint8)
 
 
 @inlined
-def take(heap: Any, cells: Any, size_class: Any) -> Any:
+def take(heap: U64Array, cells: U64Array, size_class: U64) -> U64:
     """Return the first cell of a block of ``2 ** size_class`` cells. There is room for it."""
     head = heap[FREE + size_class]
     if head != _0:
@@ -65,14 +88,14 @@ def take(heap: Any, cells: Any, size_class: Any) -> Any:
 
 
 @inlined
-def give_back(heap: Any, cells: Any, size_class: Any, cell: Any) -> None:
+def give_back(heap: U64Array, cells: U64Array, size_class: U64, cell: U64) -> None:
     """Put a block into the free list of its size."""
     cells[cell] = heap[FREE + size_class]
     heap[FREE + size_class] = cell + _1
 
 
 @inlined
-def observe(registers: Any, cell: Any, h: Any) -> None:
+def observe(registers: U8Array, cell: U64, h: U64) -> None:
     """Raise the register of hash ``h`` (HyperLogLog's update) in the sketch at ``cell``."""
     w = h >> _W_BITS
     if w == _0:
@@ -90,7 +113,7 @@ def observe(registers: Any, cell: Any, h: Any) -> None:
 
 
 @inlined
-def place(cells: Any, cell: Any, size_class: Any, multiplier: Any, h: Any) -> Any:
+def place(cells: U64Array, cell: U64, size_class: U64, multiplier: U64, h: U64) -> U64:
     """Return where ``h`` is, or the empty place where it belongs, in the table at ``cell``."""
     mask = (_1 << size_class) - _1
     # The hash has no key and a sender may choose it; the multiplier is secret and random, so that nobody can
@@ -102,11 +125,12 @@ def place(cells: Any, cell: Any, size_class: Any, multiplier: Any, h: Any) -> An
 
 
 @kernel
-def promote(rows: Any, r: Any, family: Any, cells: Any, registers: Any, heap: Any) -> None:
-    """Make the explicit sketch a sketch of registers."""
-    state = np.uint64(rows[r, _STATE + family])
-    size_class = state >> CLASS_SHIFT
-    count = state & COUNT_MASK
+def promote(state: State, r: U64, family: U64) -> None:
+    """Make the explicit sketch of row ``r`` a sketch of registers; ``family`` is 0 for v4, 1 for v6."""
+    rows, cells, registers, heap = state
+    kind = np.uint64(rows[r, _STATE + family])
+    size_class = kind >> CLASS_SHIFT
+    count = kind & COUNT_MASK
     old = np.uint64(rows[r, _CELL + family])
     cell = take(heap, cells, REGISTER_BLOCK)
     for k in range(REGISTER_CELLS):
@@ -123,16 +147,15 @@ def promote(rows: Any, r: Any, family: Any, cells: Any, registers: Any, heap: An
 
 
 @kernel
-def admit(
-    rows: Any, r: Any, family: Any, cells: Any, registers: Any, heap: Any, threshold: Any, h: Any
-) -> None:
-    """Add ``h``, which is not in it, to an explicit sketch."""
-    state = np.uint64(rows[r, _STATE + family])
-    size_class = state >> CLASS_SHIFT
-    count = state & COUNT_MASK
+def admit(state: State, r: U64, family: U64, threshold: I64, h: U64) -> None:
+    """Add ``h``, which is not in it, to an explicit sketch, which holds ``threshold`` hashes at most."""
+    rows, cells, registers, heap = state
+    kind = np.uint64(rows[r, _STATE + family])
+    size_class = kind >> CLASS_SHIFT
+    count = kind & COUNT_MASK
     cell = np.uint64(rows[r, _CELL + family])
     if count == np.uint64(threshold):
-        promote(rows, r, family, cells, registers, heap)
+        promote(state, r, family)
         observe(registers, np.uint64(rows[r, _CELL + family]), h)
         return
     size = _1 << size_class
@@ -164,7 +187,7 @@ def admit(
 
 
 @inlined
-def in_list(cells: Any, cell: Any, count: Any, h: Any) -> Any:
+def in_list(cells: U64Array, cell: U64, count: U64, h: U64) -> Flag:
     """Tell whether ``h`` is among the ``count`` hashes from ``cell`` on."""
     for k in range(count):  # noqa: SIM110 - kernels have no generators
         if cells[cell + np.uint64(k)] == h:
@@ -173,17 +196,16 @@ def in_list(cells: Any, cell: Any, count: Any, h: Any) -> Any:
 
 
 @inlined
-def add_hash(
-    rows: Any, r: Any, family: Any, cells: Any, registers: Any, heap: Any, threshold: Any, h: Any
-) -> None:
+def add_hash(state: State, r: U64, family: U64, threshold: I64, h: U64) -> None:
     """Add ``h``, not 0, to a sketch of either kind."""
-    state = np.uint64(rows[r, _STATE + family])
+    rows, cells, registers, heap = state
+    kind = np.uint64(rows[r, _STATE + family])
     cell = np.uint64(rows[r, _CELL + family])
-    size_class = state >> CLASS_SHIFT
+    size_class = kind >> CLASS_SHIFT
     if size_class == REGISTER_CLASS:
         observe(registers, cell, h)
     elif size_class <= LIST_CLASS:
-        if not in_list(cells, cell, state & COUNT_MASK, h):
-            admit(rows, r, family, cells, registers, heap, threshold, h)
+        if not in_list(cells, cell, kind & COUNT_MASK, h):
+            admit(state, r, family, threshold, h)
     elif cells[place(cells, cell, size_class, heap[MULTIPLIER], h)] != h:
-        admit(rows, r, family, cells, registers, heap, threshold, h)
+        admit(state, r, family, threshold, h)

@@ -10,9 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+from edm.kernel.columns import U8Array, U32Array
 from edm.stages.new_qname.events import EventBlock
-from edm.stages.new_qname.seen.store import Candidates, SeenStore
+from edm.stages.new_qname.seen.store import Candidates
+from edm.stages.new_qname.seen.unsaved import Unsaved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +24,16 @@ class Found:
 
     candidates: Candidates
     events: EventBlock | None
+
+
+class Names(Protocol):
+    """What :class:`edm.stages.new_qname.seen.store.SeenStore` is for a pipeline; see there."""
+
+    def candidates(self, buf: U8Array, u32: U32Array, fate: U8Array, n: int) -> Candidates:
+        """Return the pending rows whose names have not been seen."""
+
+    def remember(self, candidates: Candidates) -> tuple[U8Array, Unsaved]:
+        """Remember candidates; tell which of them are new."""
 
 
 class NewNames:
@@ -33,7 +46,7 @@ class NewNames:
         (:meth:`EventBlock.save_names`); must not wait long.
     """
 
-    def __init__(self, store: SeenStore, emit: Callable[[EventBlock], None]) -> None:
+    def __init__(self, store: Names, emit: Callable[[EventBlock], None]) -> None:
         self.store = store
         self._emit = emit
         self._waiting: dict[int, Sequence[Found]] = {}

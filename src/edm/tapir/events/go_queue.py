@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from edm.files.own import open_own
 from edm.observe.logs import RateLimited
 from edm.tapir.events.backlog import Backlog
 from edm.tapir.events.chunks import Chunk, chunk_of_messages
@@ -115,7 +116,7 @@ class GoQueue:
 
     def _read(self, path: Path) -> tuple[str, bytes] | None:
         try:
-            with path.open("rb") as file:
+            with os.fdopen(open_own(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 return parse_publish(file.read(_PACKET_MAX))
         except (OSError, PacketError) as error:
             self._limited.error("message of the Go daemon set aside", filename=str(path), reason=str(error))

@@ -11,6 +11,7 @@ import structlog
 
 from edm.config import Config
 from edm.errors import KeyFileError
+from edm.observe.faults import DEFECT
 from edm.observe.metrics import Metrics
 from edm.stages.new_qname.events import EventBlock
 from edm.stages.new_qname.queue import EventQueue
@@ -172,6 +173,7 @@ class EventsOut:
                 importing = self._import()
                 self._move_some(0.0 if importing else CHORES, size, batch)
             except Exception:  # a bug must not stop the sending for good
+                self._metrics.faults.report(DEFECT)
                 self._log.exception("new names could not be moved to the queue")
                 time.sleep(CHORES)
 

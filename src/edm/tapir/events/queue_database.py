@@ -9,6 +9,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from edm.files.own import open_own
+
 VERSION = 1
 
 _SCHEMA = """
@@ -28,6 +30,7 @@ _COLUMNS = {
     "last_names": ("one", "record"),
 }
 _LOCK_SECONDS = 5.0
+_SIDE_FILES = ("-journal", "-wal", "-shm")
 
 
 class DiskError(Exception):
@@ -72,7 +75,10 @@ def open_database(path: Path) -> sqlite3.Connection:
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         # SQLite gives its side files the mode of the main file.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(open_own(path, os.O_RDWR | os.O_CREAT))
+        for suffix in _SIDE_FILES:
+            if (side := Path(f"{path}{suffix}")).is_symlink():
+                raise OSError(errno.ELOOP, f"{side.name} is a symbolic link, which is not followed here")
         db = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import io
 import math
+import os
 import posixpath
 import socket
 import ssl
@@ -22,6 +23,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from edm.errors import ConfigError
+from edm.files.own import open_own
 
 CHUNK = 64 * 1024
 """Bytes read from the file at a time."""
@@ -319,7 +321,7 @@ def _broken(error: OSError | http.client.HTTPException) -> PostError:
 
 def open_content(path: Path) -> tuple[io.BufferedReader, int]:
     """Open a file; return it with its length in bytes."""
-    file = path.open("rb")
+    file = os.fdopen(open_own(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     try:
         return file, file.seek(0, io.SEEK_END)
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from edm.errors import StoreError
+from edm.files.own import open_own
 from edm.stages.new_qname.seen.log import KEY_BYTES, SUFFIX, DamagedLog, NameLog, sync_folder
 
 LOCK_NAME = "lock"
@@ -20,7 +21,7 @@ _log = structlog.get_logger()
 
 def lock_folder(directory: Path) -> int:
     """Take the folder's lock and return its descriptor; the lock ends with the process, however that ends."""
-    descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_own(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -40,6 +40,7 @@ import numpy as np
 import structlog
 
 from edm.errors import StoreError
+from edm.files.own import open_own
 from edm.kernel.columns import U64Array
 
 MAGIC = b"EDMSEEN\0"
@@ -108,7 +109,7 @@ class NameLog:
         path = folder / f"names-{generation:08d}{SUFFIX}"
         fixed = _FIXED.pack(MAGIC, VERSION, 0, generation, key)
         header = (fixed + _CHECKSUM.pack(zlib.crc32(fixed))).ljust(HEADER_BYTES, b"\0")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             _write_all(descriptor, header, 0)
         except BaseException:
@@ -133,7 +134,7 @@ class NameLog:
         OSError
             It cannot be opened for reading and writing.
         """
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = open_own(path, os.O_RDWR)
         try:
             head = os.pread(descriptor, HEADER_BYTES, 0)
             if len(head) < HEADER_BYTES:

@@ -57,6 +57,22 @@ class Candidates:
     tables: Tables | None
 
 
+def find_candidates(
+    tables: Tables, key: tuple[np.uint64, np.uint64], buf: U8Array, u32: U32Array, fate: U8Array, n: int
+) -> Candidates:
+    """Return the pending rows of a batch whose names are not in ``tables``.
+
+    The parameters are those of :meth:`SeenStore.insert`, and the two halves of the key of the fingerprints.
+    """
+    hashes: U64Array = np.empty(n, np.uint64)
+    rows: I64Array = np.empty(n, np.int64)
+    unused: U8Array = np.empty(n, np.uint8)
+    left = hash_names(buf, u32, fate, n, *key, hashes, rows, unused)
+    seen: U8Array = np.zeros(left, np.uint8)
+    left = tables.look_up(hashes, rows, seen, left)
+    return Candidates(rows[:left].copy(), hashes[:left].copy(), seen[:left], tables)
+
+
 class SeenStore:
     """Names seen before, persistent, for any number of threads.
 
@@ -167,14 +183,7 @@ class SeenStore:
 
         The parameters are those of :meth:`insert`.
         """
-        hashes: U64Array = np.empty(n, np.uint64)
-        rows: I64Array = np.empty(n, np.int64)
-        unused: U8Array = np.empty(n, np.uint8)
-        left = hash_names(buf, u32, fate, n, self._k0, self._k1, hashes, rows, unused)
-        seen: U8Array = np.zeros(left, np.uint8)
-        tables = self._generations.tables
-        left = tables.look_up(hashes, rows, seen, left)
-        return Candidates(rows[:left].copy(), hashes[:left].copy(), seen[:left], tables)
+        return find_candidates(self._generations.tables, (self._k0, self._k1), buf, u32, fate, n)
 
     def commit(self, candidates: Candidates) -> U8Array:
         """Remember candidates as :meth:`remember` does, and save them."""
@@ -340,4 +349,4 @@ class SeenStore:
         return sum(8 * table.slots for table in self._generations.tables if table is not None)
 
 
-__all__ = ["FOLDER_NAME", "SeenStore"]
+__all__ = ["FOLDER_NAME", "SeenStore", "find_candidates"]

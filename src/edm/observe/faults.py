@@ -1,0 +1,88 @@
+"""What went wrong within the program or was lost for good, so that no success is reported that is none.
+
+Whatever a defect or a disk takes is reported here, beside its line in the log. It shows in the exit code of
+``edm minimise`` and ``edm run``, in the summary, in the state that the service manager shows, and as a metric. What is
+dropped on purpose (a list, a switch, the disk budget, a full event queue) is no fault.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+DEFECT = "defect"
+FRAMES = "frames_lost"
+LEDGER = "ledger"
+HISTOGRAM_ROWS = "histogram_rows_lost"
+SESSION_ROWS = "session_rows_lost"
+EVENTS = "events_lost"
+INTERVALS = "intervals_unwritten"
+
+_TEXTS = {
+    DEFECT: ("defect of EDM, see the log", "defects of EDM, see the log"),
+    FRAMES: ("frame lost to a defect", "frames lost to a defect"),
+    LEDGER: ("interval whose ledger does not balance", "intervals whose ledger does not balance"),
+    HISTOGRAM_ROWS: ("histogram row that was not written", "histogram rows that were not written"),
+    SESSION_ROWS: ("session row that was not written", "session rows that were not written"),
+    INTERVALS: ("interval whose files were not written", "intervals whose files were not written"),
+    EVENTS: ("new_qname event that was not written", "new_qname events that were not written"),
+}
+KINDS = tuple(_TEXTS)
+"""Kinds of faults, in the order in which they are told."""
+
+
+class Faults:
+    """Counts faults by kind. Any thread may report and ask.
+
+    Parameters
+    ----------
+    count : callable
+        Told the kind and number of what is reported, for a metric.
+
+    Attributes
+    ----------
+    on_first : callable
+        Called when something of a kind is reported for the first time, by the thread that reports it.
+    """
+
+    def __init__(self, count: Callable[[str, int], None] = lambda _kind, _count: None) -> None:
+        self._count = count
+        self._counts = dict.fromkeys(KINDS, 0)
+        self._lock = threading.Lock()
+        self.on_first: Callable[[], None] = lambda: None
+
+    def report(self, kind: str, count: int = 1) -> None:
+        """Take note of ``count`` faults of one of :data:`KINDS`; 0 is none."""
+        if count <= 0:
+            return
+        with self._lock:
+            first = not self._counts[kind]
+            self._counts[kind] += count
+        self._count(kind, count)
+        if first:
+            self.on_first()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many there were of each kind that occurred."""
+        with self._lock:
+            return {kind: count for kind, count in self._counts.items() if count}
+
+    def lines(self) -> list[str]:
+        """Return one line for each kind that occurred."""
+        return [f"{count:,} {_TEXTS[kind][count != 1]}" for kind, count in self.counts().items()]
+
+    def __bool__(self) -> bool:
+        return bool(self.counts())
+
+
+__all__ = [
+    "DEFECT",
+    "EVENTS",
+    "FRAMES",
+    "HISTOGRAM_ROWS",
+    "INTERVALS",
+    "KINDS",
+    "LEDGER",
+    "SESSION_ROWS",
+    "Faults",
+]
