@@ -21,7 +21,7 @@ from edm.tapir.keys.certificates import Service
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "edm"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 @cache

@@ -133,7 +133,8 @@ class Daemon:
         self.engine.seen.close()
 
     def _show_metrics(self) -> None:
-        self.metrics.ask("edm_open_connections", lambda: self.source.connections)
+        # Not edm_connections: OpenMetrics takes that for the family of edm_connections_total.
+        self.metrics.callback("edm_open_connections", "Connections open now", lambda: self.source.connections)
         self.metrics.callback(
             "edm_reload_waiting",
             "Parts changed several times just now that wait to be taken up",

@@ -300,12 +300,24 @@ def _open_debug_file(config: Config, metrics: Metrics) -> DebugFile | None:
 
 def _show_metrics(engine: Engine) -> None:
     """Let the metrics that are asked for at scrape time ask this engine."""
-    ask, add = engine.metrics.ask, engine.metrics.callback
-    ask("edm_new_qname_ch_len", lambda: engine.event_queue.events)
-    ask("edm_block_queue_depth", lambda: engine.intake.depth)
-    ask("edm_pending_intervals", lambda: engine.session_writer.pending + engine.histogram_writer.pending)
-    ask("edm_snapshot_generation", lambda: engine.cell.current.generation)
-    ask("edm_reader_blocked_seconds_total", lambda: engine.intake.blocked_seconds)
+    add = engine.metrics.callback
+    add("edm_new_qname_ch_len", "new_qname events waiting in the queue", lambda: engine.event_queue.events)
+    add("edm_block_queue_depth", "Blocks waiting for a worker", lambda: engine.intake.depth)
+    add(
+        "edm_pending_intervals",
+        "Retired intervals not yet written out",
+        lambda: engine.session_writer.pending + engine.histogram_writer.pending,
+    )
+    add(
+        "edm_snapshot_generation",
+        "Generation of the current snapshot",
+        lambda: engine.cell.current.generation,
+    )
+    add(
+        "edm_reader_blocked_seconds_total",
+        "Time readers waited for workers to catch up",
+        lambda: engine.intake.blocked_seconds,
+    )
     add(
         "edm_reader_longest_blocked_seconds",
         "Longest time that a reader waited for workers to catch up",

@@ -69,20 +69,20 @@ class Fate(IntEnum):
     SESSION_OFF = 11
 
 
-# Plain integers for kernels: Numba freezes module globals into the compiled code.
-PENDING = 0
-UNDECODABLE = 1
-QUERY = 2
-CLIENT_IGNORED = 3
-CLIENT_ADDRESS_INVALID = 4
-DNS_PARSE_ERROR = 5
-EMPTY_QUESTION = 6
-INVALID_NAME = 7
-QUESTION_IGNORED = 8
-WELL_KNOWN = 9
-SESSION = 10
-SESSION_OFF = 11
-N_FATES = 12
+# The fates as plain integers for kernels: Numba freezes module globals into the compiled code.
+PENDING = int(Fate.PENDING)
+UNDECODABLE = int(Fate.UNDECODABLE)
+QUERY = int(Fate.QUERY)
+CLIENT_IGNORED = int(Fate.CLIENT_IGNORED)
+CLIENT_ADDRESS_INVALID = int(Fate.CLIENT_ADDRESS_INVALID)
+DNS_PARSE_ERROR = int(Fate.DNS_PARSE_ERROR)
+EMPTY_QUESTION = int(Fate.EMPTY_QUESTION)
+INVALID_NAME = int(Fate.INVALID_NAME)
+QUESTION_IGNORED = int(Fate.QUESTION_IGNORED)
+WELL_KNOWN = int(Fate.WELL_KNOWN)
+SESSION = int(Fate.SESSION)
+SESSION_OFF = int(Fate.SESSION_OFF)
+N_FATES = len(Fate)
 
 U32_FIELDS = (
     "FRAME_OFF",

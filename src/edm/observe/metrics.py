@@ -121,7 +121,8 @@ class _Callback(Collector):
 class Metrics:
     """All metrics of one daemon, in a registry of their own.
 
-    Later parts add theirs with :meth:`counter`, :meth:`gauge`, :meth:`histogram` and :meth:`callback`.
+    A metric is declared once, with its name and meaning. What workers count is declared here; every other part adds its
+    own with :meth:`counter`, :meth:`gauge`, :meth:`histogram` and :meth:`callback`.
 
     Attributes
     ----------
@@ -133,7 +134,6 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = prometheus.CollectorRegistry(auto_describe=False)
         self._totals = _Totals()
-        self._callbacks: dict[str, _Callback] = {}
         self._declare_totals()
         self.registry.register(self._totals)
         self._declare_gauges()
@@ -166,15 +166,6 @@ class Metrics:
         declare("edm_log_suppressed_total", "Repeated errors that the rate limit kept out of the log")
 
     def _declare_gauges(self) -> None:
-        self.callback("edm_new_qname_ch_len", "new_qname events waiting in the queue", lambda: 0)
-        # Not edm_connections: OpenMetrics takes that for the family of edm_connections_total.
-        self.callback("edm_open_connections", "Connections open now", lambda: 0)
-        self.callback("edm_block_queue_depth", "Blocks waiting for a worker", lambda: 0)
-        self.callback("edm_pending_intervals", "Retired intervals not yet written out", lambda: 0)
-        self.callback("edm_snapshot_generation", "Generation of the current snapshot", lambda: 0)
-        self.callback(
-            "edm_reader_blocked_seconds_total", "Time readers waited for workers to catch up", lambda: 0
-        )
         self.callback(
             "edm_log_dropped_total", "Log lines that were dropped, since nobody read the log", dropped_lines
         )
@@ -251,23 +242,11 @@ class Metrics:
     def callback(self, name: str, documentation: str, function: Callable[[], float]) -> None:
         """Add a metric without labels whose value is asked for at scrape time.
 
-        A name that ends in ``_total`` becomes a counter, any other a gauge. ``function`` runs in the HTTP
-        thread: it must be quick and must not block.
+        Whoever owns the value declares it. A name that ends in ``_total`` becomes a counter, any other a gauge.
+        ``function`` runs in the HTTP thread: it must be quick and must not block.
         """
         family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-        collector = _Callback(family, name, documentation, function)
-        self.registry.register(collector)
-        self._callbacks[name] = collector
-
-    def ask(self, name: str, function: Callable[[], float]) -> None:
-        """Set whom a declared callback metric asks, e.g. ``metrics.ask("edm_block_queue_depth", q.qsize)``.
-
-        Raises
-        ------
-        KeyError
-            No callback metric of that name was declared.
-        """
-        self._callbacks[name].function = function
+        self.registry.register(_Callback(family, name, documentation, function))
 
     # Counting in bulk
 

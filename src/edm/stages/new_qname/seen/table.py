@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edm.kernel.columns import I64Array, U8Array, U64Array
+from edm.stages.new_qname.seen.growing import fill, move
 from edm.stages.new_qname.seen.probing import (
     BEFORE,
     BOUNDARY,
@@ -19,9 +20,7 @@ from edm.stages.new_qname.seen.probing import (
     N_STATE,
     PROBE_LIMIT,
     drop_seen,
-    fill,
     mark_seen,
-    move,
 )
 
 MIN_SLOTS = 64
