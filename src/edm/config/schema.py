@@ -68,7 +68,8 @@ class Settings:
 
     well_known_domains_file: str = _lists(
         "well-known-domains.dawg",
-        "DAWG file (a word graph, made by edm dawg) of the well-known domains, whose queries are only counted in histograms.",
+        "DAWG file (a word graph, made by edm dawg) of the well-known domains, whose queries are only counted in "
+        "histograms.",
         reload="rotation",
     )
     ignored_client_ips_file: str = _lists(
