@@ -7,6 +7,7 @@ import gc
 import os
 import queue
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -21,7 +22,8 @@ from edm.engine import Engine
 from edm.errors import EdmError
 from edm.input.connection import End, Limits
 from edm.input.descriptors import room_for_connections
-from edm.input.listener import Listener, open_tcp, open_unix, tls_context
+from edm.input.listener import Listener, open_tcp, open_unix
+from edm.input.tls import InputCertificate
 from edm.observe.http import (
     HttpServer,
     RotationTimeoutError,
@@ -78,6 +80,7 @@ class Daemon:
         self._failed: str | None = None
         self._read_config = read_config
         self._servers: list[HttpServer] = []
+        self._input_certificate: InputCertificate | None = None
         self._manager = ServiceManager(os.environ)
         self.ready = threading.Event()
 
@@ -161,6 +164,8 @@ class Daemon:
 
     def _start_core(self) -> None:
         config = self.config
+        if config.input_tls:
+            self._input_certificate = InputCertificate(config)
         self.uploader.start()
         if not config.disable_mqtt:
             self.events_out = EventsOut(config, self.engine.event_queue, self.engine.data.root, self.metrics)
@@ -183,6 +188,8 @@ class Daemon:
         }
         if self.events_out is not None:
             parts["mqtt_client_certificate"] = self.events_out.reload
+        if self._input_certificate is not None:
+            parts["input_tls_certificate"] = self._input_certificate.reload
         self.reloader = Reloader(self.engine, self._read_config, parts)
         self.metrics.callback(
             "edm_reload_waiting",
@@ -199,15 +206,14 @@ class Daemon:
 
     def _open_listener(self) -> None:
         config = self.config
-        tls = None
+        tls: Callable[[], ssl.SSLContext] | None = None
         if config.input_unix:
             sock = open_unix(config.input_unix, config.input_unix_mode, config.input_unix_owner)
         elif config.input_tcp:
             sock = open_tcp(config.input_tcp, "input-tcp")
         else:
-            tls = tls_context(
-                config.input_tls_cert_file, config.input_tls_key_file, config.input_tls_client_ca_file
-            )
+            assert self._input_certificate is not None
+            tls = self._input_certificate.context
             sock = open_tcp(config.input_tls, "input-tls")
         limits = Limits(
             max_frame=config.max_frame_size,
@@ -265,6 +271,8 @@ class Daemon:
                 if clock.step:
                     self._limited.warning("the system clock was set", seconds=round(clock.step, 3))
                 self._rotate()
+                if self._input_certificate is not None:
+                    self._input_certificate.refresh()
                 self._flush_log()
         self.shut_down()
         if self._failed is not None:

@@ -437,6 +437,17 @@ def test_broken_tls_records_in_the_data_phase(secure: Site, authority: Authority
     serves_tls(secure, authority)
 
 
+def test_each_connection_asks_for_the_certificate_of_its_time(authority: Authority, tmp_path: Path) -> None:
+    pairs = [authority.server("first"), authority.server("second")]
+    contexts = [tls_context(str(pair.cert), str(pair.key), "") for pair in pairs]
+    with Site(tmp_path, tls=lambda: contexts.pop(0)) as site:
+        for pair in pairs:
+            with tls(site, authority) as sock:
+                found = sock.getpeercert()
+                assert found is not None
+                assert int(str(found["serialNumber"]), 16) == pair.serial
+
+
 def test_a_stop_waits_for_no_tls_handshake(authority: Authority, tmp_path: Path) -> None:
     pair = authority.server()
     with Site(tmp_path, tls=tls_context(str(pair.cert), str(pair.key), "")) as site:

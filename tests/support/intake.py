@@ -49,7 +49,7 @@ class Site:
         folder: Path,
         *,
         tcp: bool = False,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
         most: int = 100,
         blocks: int = 6,
         **limits: Any,

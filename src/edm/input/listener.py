@@ -11,13 +11,14 @@ import ssl
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from edm.errors import InputError, KeyFileError
-from edm.files.pem import EncryptedKeyError, load_pair, read_pem
+from edm.errors import InputError
 from edm.input.blocks import Intake
 from edm.input.connection import Connection, End, Limits
+from edm.input.tls import tls_context as tls_context
 
 BACKLOG = 1024
 """Connections that the system holds until they are accepted (less where the system allows less)."""
@@ -152,42 +153,6 @@ def open_tcp(address: str, key: str) -> socket.socket:
         raise InputError(f"{key}: {address}: {reason}") from error
 
 
-def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLContext:
-    """Return the TLS 1.3 server context; with a client CA file, client certificates are required.
-
-    Raises
-    ------
-    KeyFileError
-        A file is missing, unreadable, not PEM, or certificate and key do not belong together.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # A sender connects once and stays, so it has no use for session tickets; and unbound (1.17, say), when it is
-    # busy, trips over those that come after the handshake and ends the connection with an alert.
-    context.num_tickets = 0
-    chain, key = read_pem("input-tls-cert-file", cert_file), read_pem("input-tls-key-file", key_file)
-    try:
-        load_pair(context, (cert_file, chain), (key_file, key))
-    except EncryptedKeyError:
-        raise KeyFileError(f"input-tls-key-file: {key_file}: the key is encrypted") from None
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise KeyFileError(
-                f"input-tls-key-file: {key_file}: does not belong to the certificate in {cert_file}"
-            ) from error
-        raise KeyFileError(
-            f"input-tls-cert-file {cert_file} / input-tls-key-file {key_file}: not usable PEM ({error.reason or error})"
-        ) from error
-    if client_ca_file:
-        authorities = read_pem("input-tls-client-ca-file", client_ca_file)
-        try:
-            context.load_verify_locations(cadata=authorities.decode("ascii", "replace"))
-        except (ssl.SSLError, ValueError) as error:
-            raise KeyFileError(f"input-tls-client-ca-file: {client_ca_file}: not usable PEM") from error
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
 class Listener:
     """Accepts senders and keeps their connections.
 
@@ -201,6 +166,8 @@ class Listener:
     limits : Limits
     most : int
         Connections at once.
+    tls : ssl.SSLContext, callable or None
+        None for a listener without TLS. What a callable returns holds for one connection: it is asked for each.
     """
 
     def __init__(
@@ -211,7 +178,7 @@ class Listener:
         events: Events,
         *,
         most: int,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._sock = sock
         self._intake = intake
@@ -269,8 +236,9 @@ class Listener:
             return
         if sock.family != socket.AF_UNIX:
             _keep_alive(sock)
+        tls = self._tls() if callable(self._tls) else self._tls
         connection = Connection(
-            sock, self._intake, self._limits, self._ended, tls=self._tls, crowd=lambda: len(self._connections)
+            sock, self._intake, self._limits, self._ended, tls=tls, crowd=lambda: len(self._connections)
         )
         with self._lock:
             self._connections.add(connection)

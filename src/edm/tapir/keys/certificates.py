@@ -73,9 +73,9 @@ class ClientCertificate:
             lambda s: [getattr(s, cert), getattr(s, key)],
             self._load_pair,
         )
-        self._context = self._make_context()
         self._lock = threading.Lock()
         self._warned: float | None = None
+        self._renewed()
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -115,8 +115,8 @@ class ClientCertificate:
             self._renewed()
 
     def _renewed(self) -> None:
-        self._context = self._make_context()
         with self._lock:
+            self._context = self._make_context()
             self._warned = None
 
     def add_metrics(self, metrics: Metrics) -> None:
