@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
