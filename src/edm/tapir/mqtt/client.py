@@ -64,6 +64,7 @@ class Client(paho.Client):
         self._waiting_since = 0.0  # for the answer to a ping; 0 if for none
         self._written = 0  # bytes since the last answer
         self._raw: socket.socket | None = None
+        self._opened: list[socket.socket] = []
 
     # Connecting
 
@@ -89,12 +90,19 @@ class Client(paho.Client):
         connection = socket.create_connection((self._host, self._port), timeout=_TCP_SECONDS)
         # The TLS socket takes the descriptor over; this one stays with the connection.
         self._raw = connection.dup()
+        self._opened += [self._raw, connection]
         return connection
 
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        wrapped = super()._ssl_wrap_socket(tcp_sock)
+        self._opened.append(wrapped)
+        return wrapped
+
     def forget(self) -> None:
-        """Close what is left of the connection."""
-        if self._raw is not None:
-            self._raw.close()
+        """Close what is left of the connection: the library leaves a socket open whose WebSocket greeting failed."""
+        for opened in self._opened:
+            with contextlib.suppress(OSError):
+                opened.close()
 
     # Writing
 
