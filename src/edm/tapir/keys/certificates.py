@@ -75,6 +75,7 @@ class ClientCertificate:
         )
         self._lock = threading.Lock()
         self._warned: float | None = None
+        self._made_of: tuple[_Pair, str | None] | None = None
         self._renewed()
 
     @property
@@ -116,7 +117,15 @@ class ClientCertificate:
 
     def _renewed(self) -> None:
         with self._lock:
-            self._context = self._make_context()
+            made_of = self._pair.value, self._authorities.value
+            if (
+                self._made_of is not None
+                and made_of[0] is self._made_of[0]
+                and made_of[1] == self._made_of[1]
+            ):
+                return
+            self._context = self._make_context(*made_of)
+            self._made_of = made_of
             self._warned = None
 
     def add_metrics(self, metrics: Metrics) -> None:
@@ -185,8 +194,7 @@ class ClientCertificate:
             certificate.not_valid_after_utc.timestamp(),
         )
 
-    def _make_context(self) -> ssl.SSLContext:
-        pair, authorities = self._pair.value, self._authorities.value
+    def _make_context(self, pair: _Pair, authorities: str | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         if self._alpn:
