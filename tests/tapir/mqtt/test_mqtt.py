@@ -366,3 +366,27 @@ def test_a_late_answer_is_waited_for_as_long_as_a_slow_line_needs(
     assert not connection.by_peer
     connection.close()
     broker.close()
+
+
+def test_what_is_still_on_the_line_behind_an_answer_is_waited_for_too(
+    monkeypatch: pytest.MonkeyPatch, waker: Waker
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(client.time, "monotonic", lambda: now)
+    broker = PlayedBroker((len(CONNECT), CONNACK), (30_000, b"\xd0\x00"))
+    connection = Connection(Broker.parse(broker.url), "site-edm", 5, None)
+    connection.open()
+    turn_until_settled(connection, waker)
+    for _ in range(2):
+        connection.publish_all("a/b", [bytes(20_000)])
+        connection.ping()
+    while connection.pongs < 1:
+        connection.turn(0.1, waker)
+    now += 24
+    connection.turn(0.0, waker)
+    assert connection.lost is None
+    now += 2
+    connection.turn(0.0, waker)
+    assert connection.lost == "no answer for 25 seconds"
+    connection.close()
+    broker.close()

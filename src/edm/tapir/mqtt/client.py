@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -62,7 +63,9 @@ class Client(paho.Client):
         self._received = b""
         self._greeted = False
         self._waiting_since = 0.0  # for the answer to a ping; 0 if for none
-        self._written = 0  # bytes since the last answer
+        self._written = 0  # bytes since the beginning
+        self._answered_to = 0  # so many of them are known to have been read
+        self._ping_places: deque[int] = deque()  # how much came before each ping that is not answered
         self._raw: socket.socket | None = None
         self._opened: list[socket.socket] = []
 
@@ -206,6 +209,7 @@ class Client(paho.Client):
         if code == MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._ping_t = 0.0  # or the library would give up after the time between two pings
             self._waiting_since = self._waiting_since or time.monotonic()
+            self._ping_places.append(self._written + len(self._collected))
             self.pings += 1
         return code
 
@@ -216,15 +220,16 @@ class Client(paho.Client):
                 self.cause = "the broker answered a ping that was not sent"
                 return MQTTErrorCode.MQTT_ERR_PROTOCOL
             self.pongs += 1
-            self._answered()
+            self._answered(self._ping_places.popleft())
         return code
 
     def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
-        self._answered()
+        # Each message has its own, so what comes before the next one is little.
+        self._answered(self._written)
         return super()._handle_pubackcomp(cmd)
 
-    def _answered(self) -> None:
-        self._written = 0
+    def _answered(self, place: int) -> None:
+        self._answered_to = place
         self._waiting_since = time.monotonic() if self.pongs < self.pings else 0.0
 
     def _check_keepalive(self) -> None:
@@ -234,7 +239,7 @@ class Client(paho.Client):
         if not self._keepalive or self._sock is None or not self._greeted:
             return
         if self._waiting_since:
-            patience = self._keepalive + self._written / SLOWEST
+            patience = self._keepalive + max(0, self._written - self._answered_to) / SLOWEST
             if now - self._waiting_since >= patience:
                 self.cause = f"no answer for {patience:.0f} seconds"
                 self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_KEEPALIVE)

@@ -32,6 +32,7 @@ STABLE = 30.0
 SHORT = 3
 """So many shorter ones in a row make one think of a second client."""
 
+_UNSEEN = "at mqtt-qos 0 a broker cannot say what it refuses, and most drop it in silence; 1 shows it"
 _TAKEN_OVER = 0x8E
 _NOT_US = frozenset((0x86, 0x87, 0x8A, 0x90, 0x96, 0x97, 0x98, 0x9F))
 """Reasons that are about us and not about a message (MQTT 5.0, 2.4): user, authorisation, ban, topic, rate, quota."""
@@ -261,11 +262,13 @@ class Publisher:
         elif connection.by_peer:
             self._short += 1
         if takes_nothing:
+            told: dict[str, Any] = {"hint": _UNSEEN} if session.qos == 0 else {}
             self._limited.error(
                 "the MQTT broker takes no new names, they are kept",
                 server=self._broker.url,
                 reason=reason,
                 waiting=self._backlog.disk_events + self._backlog.memory_events,
+                **told,
             )
             return self._slow
         if reason is not None:
