@@ -7,6 +7,7 @@ import queue
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,10 +20,12 @@ import pytest
 import support.daemon
 from edm.cli.main import main
 from edm.kernel.jit import JIT_DISABLED
+from edm.stages.framestream.protocol import CONTENT_TYPE, READY, encode_control
 from support import golden
 from support.daemon import Daemon
 from support.kernels import environment, warm_copy
-from support.processes import find, start_child, wait_until
+from support.pki import Authority
+from support.processes import find, free_port, start_child, wait_until
 
 pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="the daemon is tested with JIT")
 
@@ -301,3 +304,64 @@ def test_it_needs_no_privilege(
             assert {path.stat().st_uid for path in daemon.data.rglob("*")} == {NOBODY}
             assert daemon.stop() == 0
             assert daemon.errors() == []
+
+
+def test_no_renewal_of_the_tls_input_needs_a_restart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["edm"])
+    authority, other = Authority(tmp_path / "pki"), Authority(tmp_path / "other", "other")
+    cert, key, clients = (tmp_path / name for name in ("cert.pem", "key.pem", "clients.pem"))
+    port = free_port()
+
+    def renew() -> int:
+        pair = authority.server()
+        shutil.copy(pair.key, key)
+        shutil.copy(pair.cert, cert)
+        return pair.serial
+
+    def shown(of: Authority) -> int:
+        """Shake hands as a sender of ``of`` does; return the serial number of the certificate shown."""
+        context = ssl.create_default_context(cafile=str(authority.ca))
+        pair = of.client()
+        context.load_cert_chain(pair.cert, pair.key)
+        with (
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as sock,
+        ):
+            sock.sendall(encode_control(READY, (CONTENT_TYPE,)))
+            assert sock.recv(1)  # in TLS 1.3 this is where a refused client hears of it
+            found = sock.getpeercert()
+            assert found is not None
+            return int(str(found["serialNumber"]), 16)
+
+    first = renew()
+    shutil.copy(authority.ca, clients)
+    settings = {
+        "well_known_domains_file": golden.LISTS / "well-known.dawg",
+        "input_tls": f"127.0.0.1:{port}",
+        "input_tls_cert_file": cert,
+        "input_tls_key_file": key,
+        "input_tls_client_ca_file": clients,
+    }
+    with Daemon(tmp_path, **settings) as daemon:
+        assert shown(authority) == first
+        second = renew()
+        assert shown(authority) == second
+        assert daemon.messages("renewed on disk, taken up")[-1]["part"] == "input_tls_certificate"
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            shown(other)
+        # From another place, by a reload.
+        daemon.config.write_text(daemon.config.read_text().replace(str(clients), str(other.ca)))
+        code, out, _ = reload(daemon, capsys)
+        assert code == 0
+        assert "input_tls_certificate" in out
+        assert shown(other) == second
+        # A broken key keeps what is in use, and says so; the authorities are taken up all the same.
+        key.write_text("broken")
+        daemon.config.write_text(daemon.config.read_text().replace(str(other.ca), str(clients)))
+        code, out, _ = reload(daemon, capsys, "--force")
+        assert code != 0
+        assert "input-tls-key-file" in out
+        assert shown(authority) == second
+        assert daemon.stop() == 0

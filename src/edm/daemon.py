@@ -94,8 +94,9 @@ class Daemon:
         try:
             self._start_sinks()
             self.budget = make_budget(self.config, self.engine, self.sinks)
-            self.reloader = Reloader(self.engine, self._read_config, reloadable(self.sinks, self.budget))
             self.source = self._open_source(self.config, self.engine.intake, self._connections)
+            parts = reloadable(self.config, self.sinks, self.budget, self.source)
+            self.reloader = Reloader(self.engine, self._read_config, parts)
         except BaseException:
             self._abandon_start()
             raise
@@ -186,6 +187,7 @@ class Daemon:
                 if clock.step:
                     self._limited.warning("the system clock was set", seconds=round(clock.step, 3))
                 self._rotate()
+                self.source.refresh()
                 self._flush_log()
                 if self.metrics.faults:
                     self._tell_faults()

@@ -372,6 +372,13 @@ def test_warnings(tmp_path: Path) -> None:
     assert "the true addresses" in load(write(tmp_path, debug_dnstap_filename="d.json"), {}, {}).warnings[0]
 
 
+def test_a_user_in_the_url_of_the_broker_is_warned_about_and_not_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, disable_mqtt=False, mqtt_server="tls://me:hidden@broker:8883")
+    (line,) = load(path, {}, {}).warnings
+    assert line.startswith("mqtt-server holds a user or password, which is not used")
+    assert "hidden" not in line
+
+
 def test_minimising_files_needs_neither_input_nor_core(tmp_path: Path) -> None:
     path = write(tmp_path, base=False, cryptopan_key="k", http_url="", mqtt_server="", mqtt_keepalive=0)
     cfg = load(path, {}, {}, purpose="minimise")

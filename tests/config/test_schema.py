@@ -19,28 +19,28 @@ GO_KEYS = [
     ("input-unix", "", False),
     ("input-tcp", "", False),
     ("input-tls", "", False),
-    ("input-tls-cert-file", "", False),
-    ("input-tls-key-file", "", False),
-    ("input-tls-client-ca-file", "", False),
+    ("input-tls-cert-file", "", True),
+    ("input-tls-key-file", "", True),
+    ("input-tls-client-ca-file", "", True),
     ("disable-session-files", False, True),
     ("disable-histogram-sender", False, True),
     ("disable-mqtt", False, False),
     ("disable-mqtt-filequeue", False, False),
     ("enable-manual-parquet-rotation", False, False),
     ("pebble-sync", False, True),
-    ("mqtt-signing-key-file", "edm-mqtt-signer-key.pem", False),
+    ("mqtt-signing-key-file", "edm-mqtt-signer-key.pem", True),
     ("mqtt-client-key-file", "edm-mqtt-client-key.pem", True),
     ("mqtt-client-cert-file", "edm-mqtt-client.pem", True),
     ("mqtt-server", "127.0.0.1:8883", False),
-    ("mqtt-ca-file", "", False),
+    ("mqtt-ca-file", "", True),
     ("mqtt-keepalive", 30, False),
     ("mqtt-sign-workers", 0, False),
     ("qname-seen-entries", 10_000_000, False),
     ("cryptopan-address-entries", 10_000_000, False),
     ("newqname-buffer", 1000, False),
     ("histogram-hll-explicit-threshold", 20, False),
-    ("http-ca-file", "", False),
-    ("http-signing-key-file", "edm-http-signer-key.pem", False),
+    ("http-ca-file", "", True),
+    ("http-signing-key-file", "edm-http-signer-key.pem", True),
     ("http-client-key-file", "edm-http-client-key.pem", True),
     ("http-client-cert-file", "edm-http-client.pem", True),
     ("http-url", "https://127.0.0.1:8443", False),
@@ -51,6 +51,7 @@ GO_KEYS = [
 ]
 
 
+# The Go daemon reads these at its start only; here no renewal of anything needs a restart.
 @pytest.mark.parametrize(("name", "default", "reloadable"), GO_KEYS)
 def test_keys_of_the_go_daemon(name: str, default: object, reloadable: bool) -> None:
     key = KEYS[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from support.mosquitto import Mosquitto, Subscriber
 from support.mqtt_driver import Driver
 from support.pki import Authority, signing_jwk, write_jwk
 from support.processes import wait_until
+from support.throttle import Throttle
 
 pytestmark = pytest.mark.e2e
 
@@ -294,3 +296,147 @@ def test_messages_of_the_go_daemon_are_sent_first_thing(site: Site) -> None:
     assert {topic for topic, _ in site.subscribers[0].messages} == {"events/up/old-site/new_qname"}
     assert list(folder.iterdir()) == []
     driver.stop()
+
+
+# Slow lines, brokers that refuse, second clients
+
+
+@pytest.mark.parametrize(
+    ("rate", "count", "keepalive"),
+    [(2_000, 60, 5), (10_000, 400, 5), (100_000, 2000, 5), (1e9, 5000, 30)],
+    ids=["2 KB/s", "10 KB/s", "100 KB/s", "unlimited"],
+)
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_slow_line_gets_everything_through_once(
+    site: Site, rate: float, count: int, keepalive: int, qos: int
+) -> None:
+    line = Throttle(site.broker.port, rate)
+    try:
+        driver = site.driver(
+            mqtt_server=f"tls://localhost:{line.port}", mqtt_keepalive=keepalive, mqtt_qos=qos
+        )
+        driver.put(CAPTURE, 0, count)
+        metrics = driver.wait("sent_total", count, patience=150)
+        wait_until(lambda: len(site.messages) >= count, "everything has arrived")
+        assert verified(site.messages, site.jwk) == EVENTS[:count]
+        assert metrics["unconfirmed_total"] == 0
+        assert line.connections == 1
+        driver.stop()
+    finally:
+        line.close()
+
+
+def test_an_event_that_the_broker_cannot_bear_is_set_aside(site: Site) -> None:
+    # The gate plays a broker with a limit of which it says nothing: it ends connections with a large packet.
+    limit = 3000
+    site.gate.close()
+    site.gate = Gate(site.broker.port, largest=limit)
+    site.gate.open()
+    site.broker.stop()
+    plain = Mosquitto(site.folder / "plain", None)
+    site.broker = plain
+    site.broker.start()
+    site.gate.aim(plain.port)
+    site.subscribers.clear()
+    subscriber = Subscriber(plain, None)
+    site.subscribers.append(subscriber)
+    events = [payload(number, 4000 if number in (20, 21, 50) else 0) for number in range(60)]
+    path = site.folder / "events.jsonl"
+    path.write_bytes(b"\n".join(events))
+    driver = site.driver(mqtt_server=f"mqtt://localhost:{site.gate.port}")
+    driver.put(path, 0, 60)
+    metrics = driver.wait("sent_total", 57, patience=120)
+    driver.wait("failed", 3, patience=120)
+    metrics = driver.stop()
+    assert metrics["disk_events"] == 0
+    assert metrics["lifetime_failed"] == 3
+    wait_until(lambda: len(set(site.messages)) >= 57, "everything has arrived")
+    assert set(verified(site.messages, site.jwk)) == {event for event in events if len(event) < 3000}
+    assert "new name set aside, the MQTT broker does not take it" in driver.log()
+
+
+def test_a_broker_that_announces_a_tiny_packet_size_gets_nothing_and_nothing_is_lost(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site()
+    site.broker.extra = "max_packet_size 200"
+    site.broker.start()
+    driver = site.driver()
+    driver.put(CAPTURE, 0, 50)
+    wait_until(lambda: "takes no new names, they are kept" in driver.log(), "it is said")
+    assert "it takes no packet above 200 bytes" in driver.log()
+    metrics = driver.stop(1.0)
+    assert (metrics["disk_events"], metrics["failed"], metrics["sent_total"]) == (50, 0, 0)
+
+
+def test_a_broker_that_does_not_authorise_us_gets_nothing_and_nothing_is_lost(
+    make_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    site = make_site()
+    (tmp_path / "acl").write_text("user site-1\ntopic write other/#\n")
+    (tmp_path / "acl").chmod(0o644)
+    site.broker.extra = f"acl_file {tmp_path / 'acl'}"
+    site.broker.start()
+    driver = site.driver(mqtt_qos=1)
+    driver.put(CAPTURE, 0, 50)
+    wait_until(lambda: "takes no new names, they are kept" in driver.log(), "it is said")
+    assert "Not authorized" in driver.log()
+    metrics = driver.ask("metrics")
+    assert (metrics["disk_events"], metrics["failed"], metrics["sent_total"]) == (50, 0, 0)
+    # Mended, and told so by a reload, it goes on at once.
+    (tmp_path / "acl").write_text("user site-1\ntopic readwrite #\n")
+    assert site.broker.process is not None
+    site.broker.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "Reloading config" in site.broker.log(), "the broker has seen it")
+    driver.ask(f"reload {json.dumps(site.settings(mqtt_qos=1))}")
+    driver.wait("sent_total", 50)
+    assert driver.stop()["failed"] == 0
+
+
+def test_a_refused_client_certificate_is_told_as_tls_tells_it(site: Site) -> None:
+    stranger = Authority(site.folder / "other", "other").client()
+    driver = site.driver(mqtt_client_cert_file=str(stranger.cert), mqtt_client_key_file=str(stranger.key))
+    wait_until(lambda: "does not accept the client certificate" in driver.log(), "it is said")
+    assert "Unspecified error" not in driver.log()
+    driver.stop(0.5)
+
+
+def test_two_daemons_with_one_key_do_not_throw_each_other_out_without_a_pause(site: Site) -> None:
+    first = site.driver()
+    (site.folder / "second").mkdir()
+    second = Driver(site.folder / "second", site.settings())
+    site._drivers.append(second)
+    began = time.monotonic()
+    for number in range(40):
+        first.put(CAPTURE, number, number + 1)
+        second.put(CAPTURE, number, number + 1)
+        wait_until(lambda end=began + number / 5: time.monotonic() >= end, "the next moment")  # type: ignore[misc]
+    wait_until(lambda: "is there a second client with the ID" in first.log() + second.log(), "it is said", 60)
+    assert "Unspecified error" not in first.log() + second.log()
+    # Twice a second before; now each waits longer after every time.
+    assert site.gate.passed < 4 + 2 * 6
+    first.stop(0.5)
+    second.stop(0.5)
+
+
+def test_a_new_signing_key_is_used_without_a_restart(site: Site) -> None:
+    driver = site.driver()
+    driver.put(CAPTURE, 0, 10)
+    driver.wait("sent_total", 10)
+    renewed = signing_jwk(KID)
+    write_jwk(site.folder / "signer.pem", renewed)
+    driver.ask(f"reload {json.dumps(site.settings())}")
+    driver.put(CAPTURE, 10, 20)
+    driver.wait("sent_total", 20)
+    wait_until(lambda: len(site.messages) >= 20, "everything has arrived")
+    assert verified(site.messages[10:], renewed) == EVENTS[10:20]
+    assert site.gate.passed == 1
+    # Another name is another client and another topic.
+    write_jwk(site.folder / "signer.pem", signing_jwk("other-site"))
+    driver.ask(f"reload {json.dumps(site.settings())}")
+    driver.put(CAPTURE, 20, 30)
+    driver.wait("sent_total", 30)
+    wait_until(lambda: len(site.messages) >= 30, "everything has arrived")
+    assert {topic for topic, _ in site.subscribers[0].messages[20:]} == {"events/up/other-site/new_qname"}
+    assert "as other-site-edm (p5, c0" in site.broker.log()
+    assert driver.stop()["unconfirmed_total"] == 0

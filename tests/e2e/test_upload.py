@@ -182,7 +182,7 @@ def test_files_refused_for_good_are_set_aside(
     site: Site, receiver: Receiver, start: Callable[..., tuple[Uploader, Metrics]]
 ) -> None:
     contents = site.fill(4)
-    receiver.decide = lambda r: Reply(403, body=b"not you") if r.interval[14:16] in ("50", "52") else CREATED
+    receiver.decide = lambda r: Reply(413, body=b"not you") if r.interval[14:16] in ("50", "52") else CREATED
     _, metrics = start(http_retry_limit=3)
     refused = site.data.outbox.with_name("refused")
     wait_until(lambda: len(names(refused)) == 2 and all_sent(site, 2)())
@@ -199,6 +199,47 @@ def test_files_refused_for_good_are_set_aside(
     assert received(receiver) == contents
 
 
+@pytest.mark.parametrize("status", [401, 403, 400])
+def test_while_core_does_not_accept_us_no_file_is_set_aside(
+    site: Site, receiver: Receiver, start: Callable[..., tuple[Uploader, Metrics]], status: int
+) -> None:
+    contents = site.fill(4)
+    receiver.decide = lambda r: Reply(status, body=b"The SSL certificate error" if status == 400 else b"")
+    with structlog.testing.capture_logs() as lines:
+        _, metrics = start(http_retry_limit=1)
+        wait_until(lambda: (metrics.value("edm_upload_attempts_total", result="denied") or 0) >= 6)
+    assert any(line.get("likely_cause") for line in lines)
+    assert names(site.data.refused) == []
+    receiver.decide = lambda request: CREATED
+    wait_until(all_sent(site, 4))
+    assert received(receiver) == contents
+
+
+def test_a_reload_tries_again_what_was_set_aside(
+    site: Site, receiver: Receiver, start: Callable[..., tuple[Uploader, Metrics]]
+) -> None:
+    contents = site.fill(3)
+    receiver.decide = lambda r: Reply(413) if r.interval[14:16] != "51" else CREATED
+    uploader, _ = start(http_retry_limit=2)
+    wait_until(lambda: len(names(site.data.refused)) == 2)
+    receiver.decide = lambda r: Reply(413) if r.interval[14:16] == "50" else CREATED
+    uploader.reload(site.settings(receiver.url))
+    wait_until(all_sent(site, 2))
+    wait_until(lambda: names(site.data.refused) == [site.path(0).name])
+    assert {r.interval for r in receiver.stored} == set(list(contents)[1:])
+
+
+def test_interim_answers_are_not_the_answer(
+    site: Site, receiver: Receiver, start: Callable[..., tuple[Uploader, Metrics]]
+) -> None:
+    contents = site.fill(2)
+    receiver.decide = lambda r: Reply(201, interim=(100, 102, 103))
+    start()
+    wait_until(all_sent(site, 2))
+    assert received(receiver) == contents
+    assert len(receiver.requests) == 2
+
+
 def test_a_reload_shows_the_new_certificate(
     site: Site, receiver: Receiver, start: Callable[..., tuple[Uploader, Metrics]]
 ) -> None:
@@ -206,9 +247,11 @@ def test_a_reload_shows_the_new_certificate(
     uploader, _ = start()
     site.fill(2)
     wait_until(all_sent(site, 2))
+    # Nobody has told: a certificate renewed on disk is found before the next upload.
     serials.append(site.renew_client())
     site.fill(1, first=2)
     wait_until(all_sent(site, 3))
+    assert receiver.requests[-1].serial == serials[1]
     uploader.reload(site.settings(receiver.url))
     site.fill(2, first=3)
     wait_until(all_sent(site, 5))
@@ -217,7 +260,7 @@ def test_a_reload_shows_the_new_certificate(
         uploader.reload(site.settings(receiver.url))
     site.fill(1, first=5)
     wait_until(all_sent(site, 6))
-    assert [r.serial for r in receiver.requests] == [serials[0]] * 3 + [serials[1]] * 3
+    assert [r.serial for r in receiver.requests] == [serials[0]] * 2 + [serials[1]] * 4
 
 
 def test_an_unwelcome_certificate_until_it_is_replaced(

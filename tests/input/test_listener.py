@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from edm.errors import InputError, KeyFileError
-from edm.input.listener import open_tcp, tls_context
+from edm.input.listener import open_tcp
+from edm.input.tls import tls_context
 from edm.input.unix_socket import open_unix
 from support.pki import Authority
 

@@ -15,7 +15,7 @@ import pytest
 from edm.captures.replay import Sender
 from edm.input import connection as connection_module
 from edm.input.connection import Connection, Limits
-from edm.input.listener import tls_context
+from edm.input.tls import tls_context
 from edm.stages.framestream.protocol import CONTENT_TYPE, FINISH, START, STOP, encode_control
 from support.hostile import ODD_CONTROL, reset
 from support.intake import LIMITS, MAX_FRAME, READY_FRAME, Site, frame
@@ -464,6 +464,17 @@ def test_a_reset_inside_a_frame_of_a_tls_sender(authority: Authority, tmp_path: 
         site.wait_for_frames(b"whole")
         reset(sock)
         assert site.wait_for_end("error") == "the stream ended inside a frame"
+
+
+def test_each_connection_asks_for_the_certificate_of_its_time(authority: Authority, tmp_path: Path) -> None:
+    pairs = [authority.server("first"), authority.server("second")]
+    contexts = [tls_context(str(pair.cert), str(pair.key), "") for pair in pairs]
+    with Site(tmp_path, tls=lambda: contexts.pop(0)) as site:
+        for pair in pairs:
+            with tls(site, authority) as sock:
+                found = sock.getpeercert()
+                assert found is not None
+                assert int(str(found["serialNumber"]), 16) == pair.serial
 
 
 def test_a_stop_waits_for_no_tls_handshake(authority: Authority, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edm.input.listener import tls_context
 from edm.input.stream import StreamSource
+from edm.input.tls import tls_context
 from support.pki import Authority
 
 RECORDS = [bytes([i]) * (1 + i) for i in range(40)]  # few enough for the buffer of a socket

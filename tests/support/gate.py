@@ -10,9 +10,13 @@ from support.processes import free_port
 
 
 class Gate:
-    """Forwards TCP connections from :attr:`port` to ``target``; shut, it turns new ones away."""
+    """Forwards TCP connections from :attr:`port` to ``target``; shut, it turns new ones away.
 
-    def __init__(self, target: int) -> None:
+    With ``largest``, it ends a connection of MQTT without TLS at the first packet to the server that is larger.
+    """
+
+    def __init__(self, target: int, largest: int | None = None) -> None:
+        self._largest = largest
         self.port = free_port()
         self.passed = 0
         self._target = target
@@ -24,6 +28,9 @@ class Gate:
 
     def open(self) -> None:
         self._open = True
+
+    def aim(self, target: int) -> None:
+        self._target = target
 
     def shut(self) -> None:
         self._open = False
@@ -58,7 +65,10 @@ class Gate:
     def _serve(self, client: socket.socket, server: socket.socket) -> None:
         back = threading.Thread(target=self._pipe, args=(server, client), daemon=True)
         back.start()
-        self._pipe(client, server)
+        if self._largest is None:
+            self._pipe(client, server)
+        else:
+            self._pipe_packets(client, server, self._largest)
         back.join()
         client.close()
         server.close()
@@ -68,6 +78,25 @@ class Gate:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    @staticmethod
+    def _pipe_packets(source: socket.socket, sink: socket.socket, largest: int) -> None:
+        with contextlib.suppress(OSError), source.makefile("rb") as stream:
+            while head := stream.read(1):
+                length, shift = 0, 0
+                while True:
+                    octet = stream.read(1)
+                    head += octet
+                    length |= (octet[0] & 0x7F) << shift
+                    shift += 7
+                    if octet[0] < 0x80:
+                        break
+                if length > largest:
+                    break
+                sink.sendall(head + stream.read(length))
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -50,7 +51,7 @@ class Site:
         folder: Path,
         *,
         tcp: bool = False,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
         most: int = 100,
         blocks: int = 6,
         **limits: Any,

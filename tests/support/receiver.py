@@ -29,11 +29,12 @@ COMPONENTS = ("content-type", "content-length", "content-digest")
 
 @dataclass(frozen=True)
 class Reply:
-    """An ordinary answer."""
+    """An ordinary answer; ``interim`` are the statuses of those before it."""
 
     status: int = 201
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    interim: tuple[int, ...] = ()
 
 
 Action = Reply | Literal["stall", "cut", "cut-early", "refuse-early"]
@@ -230,6 +231,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(action)
 
     def _reply(self, reply: Reply) -> None:
+        for status in reply.interim:
+            self.send_response_only(status)
+            self.end_headers()
         self.send_response(reply.status)
         headers = {"Content-Length": str(len(reply.body)), **reply.headers}
         if reply.status == 201:

@@ -153,7 +153,7 @@ def _unbindable(cfg: Config, *names: str) -> Iterator[str]:
 def input_certificates_are_valid(cfg: Config) -> Iterator[str]:
     """Yield a line if the TLS input could not use its certificates."""
     if cfg.input_tls and cfg.input_tls_cert_file and cfg.input_tls_key_file:
-        from edm.input.listener import tls_context
+        from edm.input.tls import tls_context
 
         files = cfg.input_tls_cert_file, cfg.input_tls_key_file, cfg.input_tls_client_ca_file
         yield from _tried(lambda: tls_context(*files))

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from edm.cli.arguments import Arguments, Option, Spec, UsageError
@@ -15,6 +16,7 @@ from edm.files.visible import visible, visible_json
 
 _LEDGER = "edm.ledger."
 _NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_DATABASE = b"SQLite format 3\0"
 _KINDS = 12
 """Kinds of a thing that are listed one by one."""
 
@@ -26,7 +28,8 @@ SPEC = Spec(
     ),
     config=False,
     about="Show what is in Parquet output files (kind, interval, rows, ledger, most frequent names) and in dnstap "
-    "captures (frames by type and fate, response codes, most frequent names; - is standard input). Of a capture, "
+    "captures (frames by type and fate, response codes, most frequent names; - is standard input), and in the queue of "
+    "new names (what waits, what was set aside and why). Of a capture, "
     "only what its own content decides is told: no list is looked at. Addresses are never shown.",
 )
 
@@ -37,18 +40,19 @@ def run(args: Arguments) -> int:
     if top < 0:
         raise UsageError(["--top must not be negative"])
     from edm.captures.inspection import inspect
+    from edm.tapir.events.queue_inspection import inspect_queue
 
     found: list[dict[str, Any]] = []
     problems: list[str] = []
     for name in args.positional:
         try:
-            facts = inspect(name, top)
+            facts = inspect_queue(name, top) if _is_database(name) else inspect(name, top)
         except InputError as error:
             problems.append(str(error))
             continue
         problems += [facts["problem"]] if "problem" in facts else []
         if args.options["format"] == "text":
-            lines = _capture_text if facts["kind"] == "capture" else _parquet_text
+            lines = {"capture": _capture_text, "queue": _queue_text}.get(facts["kind"], _parquet_text)
             print("\n" * bool(found) + "\n".join(lines(facts)))
         found.append(facts)
     if args.options["format"] == "json":
@@ -56,6 +60,28 @@ def run(args: Arguments) -> int:
     sys.stdout.flush()
     complain(args.program, *problems)
     return 1 if problems else 0
+
+
+def _is_database(name: str) -> bool:
+    # A pipe or device is left to who reads captures.
+    try:
+        if name == "-" or not Path(name).is_file():
+            return False
+        with Path(name).open("rb") as file:
+            return file.read(len(_DATABASE)) == _DATABASE
+    except (OSError, ValueError):
+        return False
+
+
+def _queue_text(facts: dict[str, Any]) -> Iterator[str]:
+    yield f"{visible(facts['file'])}: queue of new names"
+    yield _line("waiting", f"{facts['waiting_events']:,} with {facts['waiting_bytes']:,} bytes")
+    yield from _counts("all since it was made", facts["totals"].items())
+    yield _line("set aside", f"{facts['set_aside']:,}")
+    for entry in facts["shown"]:
+        yield f"    {visible(entry['when'])}  {visible(entry['reason'])} ({entry['bytes']:,} bytes)"
+        if entry["payload"] is not None:
+            yield f"      {visible(entry['payload'])}"
 
 
 def _line(label: str, value: object) -> str:

@@ -107,10 +107,12 @@ class Settings:
     input_unix: str = _input("", "Path of the Unix socket on which dnstap is received.")
     input_tcp: str = _input("", "HOST:PORT on which dnstap is received over TCP.", check=parse_address)
     input_tls: str = _input("", "HOST:PORT on which dnstap is received over TLS 1.3.", check=parse_address)
-    input_tls_cert_file: str = _input("", "Certificate (PEM) of the TLS input.")
-    input_tls_key_file: str = _input("", "Private key (PEM) of the TLS input.")
+    input_tls_cert_file: str = _input("", "Certificate (PEM) of the TLS input.", reload="reload")
+    input_tls_key_file: str = _input("", "Private key (PEM) of the TLS input.", reload="reload")
     input_tls_client_ca_file: str = _input(
-        "", "Authorities (PEM) that must have signed the senders' certificates; empty demands none."
+        "",
+        "Authorities (PEM) that must have signed the senders' certificates; empty demands none.",
+        reload="reload",
     )
     input_unix_mode: str = _input(
         "",
@@ -240,7 +242,9 @@ class Settings:
     disable_mqtt: bool = _mqtt(False, "Do not send new names.")
     disable_mqtt_filequeue: bool = _mqtt(False, "Do not keep unsent new names on disk.")
     mqtt_signing_key_file: str = _mqtt(
-        "edm-mqtt-signer-key.pem", "Private key (JWK) that signs new names; its key ID names this site."
+        "edm-mqtt-signer-key.pem",
+        "Private key (JWK) that signs new names; its key ID names this site.",
+        reload="reload",
     )
     mqtt_client_key_file: str = _mqtt(
         "edm-mqtt-client-key.pem", "Private key (PEM) of the client certificate.", reload="reload"
@@ -252,12 +256,19 @@ class Settings:
         "127.0.0.1:8883",
         "The broker: HOST:PORT (TLS) or an URL such as tls://HOST:PORT. Without PORT it is 8883, without TLS 1883.",
     )
-    mqtt_ca_file: str = _mqtt("", "Authorities (PEM) trusted for the broker; empty trusts the system's.")
+    mqtt_ca_file: str = _mqtt(
+        "", "Authorities (PEM) trusted for the broker; empty trusts the system's.", reload="reload"
+    )
     mqtt_keepalive: int = _mqtt(30, "Keep-alive interval of the connection.", unit="seconds", kind="uint16")
     mqtt_sign_workers: int = _mqtt(
         0, "Threads that sign new names; 0 is one for each CPU.", minimum=0, toml_only=True
     )
-    mqtt_qos: int = _mqtt(0, "Quality of service of the messages: 0 or 1.", minimum=0, maximum=1)
+    mqtt_qos: int = _mqtt(
+        0,
+        "Quality of service of the messages: 0 or 1. At 0 it cannot be seen if the broker refuses a message.",
+        minimum=0,
+        maximum=1,
+    )
     mqtt_queue_bytes: int = _mqtt(
         1024 * _MIB,
         "Disk space for unsent new names; when it is full the oldest are dropped and counted.",
@@ -270,7 +281,7 @@ class Settings:
     )
     http_url: str = _http("https://127.0.0.1:8443", "Base URL of the service that takes the histograms.")
     http_signing_key_file: str = _http(
-        "edm-http-signer-key.pem", "Private key (JWK, Ed25519) that signs uploads."
+        "edm-http-signer-key.pem", "Private key (JWK, Ed25519) that signs uploads.", reload="reload"
     )
     http_client_key_file: str = _http(
         "edm-http-client-key.pem", "Private key (PEM) of the client certificate.", reload="reload"
@@ -278,9 +289,11 @@ class Settings:
     http_client_cert_file: str = _http(
         "edm-http-client.pem", "Client certificate (PEM) for uploads.", reload="reload"
     )
-    http_ca_file: str = _http("", "Authorities (PEM) trusted for the service; empty trusts the system's.")
+    http_ca_file: str = _http(
+        "", "Authorities (PEM) trusted for the service; empty trusts the system's.", reload="reload"
+    )
     http_retry_limit: int = _http(
-        10, "Tries before a file that the service refuses for good is set aside.", minimum=1
+        10, "Tries before a file that the service refuses for the file's own sake is set aside.", minimum=1
     )
     shutdown_upload_grace: int = _http(
         5,

@@ -133,6 +133,15 @@ def warnings(settings: Settings) -> Iterator[str]:
             yield f"{name} is accepted for compatibility but has no effect; profiles are at debug-address"
     if settings.debug_dnstap_filename:
         yield "debug-dnstap-filename is set: the file will hold the true addresses of clients"
+    if not settings.disable_mqtt and "@" in _authority(settings.mqtt_server):
+        yield "mqtt-server holds a user or password, which is not used: the client certificate tells who we are"
+
+
+def _authority(server: str) -> str:
+    try:
+        return urlsplit(server_url(server)).netloc
+    except ValueError:
+        return ""
 
 
 __all__ = ["INPUTS", "MQTT_SCHEMES", "Purpose", "Violation", "server_url", "violations", "warnings"]

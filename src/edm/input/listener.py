@@ -8,14 +8,16 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+from edm.config import Config
 from edm.config.address import bind, parse_address, reason_of
 from edm.config.values import shorten
-from edm.errors import InputError, KeyFileError
-from edm.files.pem import EncryptedKeyError, load_pair, read_pem
+from edm.errors import InputError
 from edm.input.blocks import Intake
 from edm.input.connection import Connection, End, Limits
+from edm.input.tls import InputCertificate
 from edm.input.unix_socket import BACKLOG, UnixSocket
 
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
@@ -81,42 +83,6 @@ def open_tcp(address: str, key: str) -> socket.socket:
     return sock
 
 
-def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLContext:
-    """Return the TLS 1.3 server context; with a client CA file, client certificates are required.
-
-    Raises
-    ------
-    KeyFileError
-        A file is missing, unreadable, not PEM, or certificate and key do not belong together.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # A sender connects once and stays, so it has no use for session tickets; and unbound (1.17, say), when it is
-    # busy, trips over those that come after the handshake and ends the connection with an alert.
-    context.num_tickets = 0
-    chain, key = read_pem("input-tls-cert-file", cert_file), read_pem("input-tls-key-file", key_file)
-    try:
-        load_pair(context, (cert_file, chain), (key_file, key))
-    except EncryptedKeyError:
-        raise KeyFileError(f"input-tls-key-file: {key_file}: the key is encrypted") from None
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise KeyFileError(
-                f"input-tls-key-file: {key_file}: does not belong to the certificate in {cert_file}"
-            ) from error
-        raise KeyFileError(
-            f"input-tls-cert-file {cert_file} / input-tls-key-file {key_file}: not usable PEM ({error.reason or error})"
-        ) from error
-    if client_ca_file:
-        authorities = read_pem("input-tls-client-ca-file", client_ca_file)
-        try:
-            context.load_verify_locations(cadata=authorities.decode("ascii", "replace"))
-        except (ssl.SSLError, ValueError) as error:
-            raise KeyFileError(f"input-tls-client-ca-file: {client_ca_file}: not usable PEM") from error
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
 class Listener:
     """Accepts senders and keeps their connections.
 
@@ -130,6 +96,10 @@ class Listener:
     limits : Limits
     most : int
         Connections at once.
+    tls : ssl.SSLContext, callable or None
+        None for a listener without TLS. What a callable returns holds for one connection: it is asked for each.
+    certificate : InputCertificate, optional
+        What ``tls`` is made from, for reloads and renewals.
     """
 
     def __init__(
@@ -140,7 +110,8 @@ class Listener:
         events: Events,
         *,
         most: int,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
+        certificate: InputCertificate | None = None,
     ) -> None:
         self._file = sock if isinstance(sock, UnixSocket) else None
         self._sock = sock.sock if isinstance(sock, UnixSocket) else sock
@@ -153,6 +124,7 @@ class Listener:
         self._events = events
         self._most = most
         self._tls = tls
+        self._certificate = certificate
         self._connections: set[Connection] = set()
         self._greeting: dict[Connection, None] = {}  # in order of arrival; with some whose handshake is over
         self._lock = threading.Lock()
@@ -171,6 +143,18 @@ class Listener:
     def connections(self) -> int:
         """Connections open now."""
         return len(self._connections)
+
+    def reload(self, config: Config) -> bool:
+        """Read certificate and authorities anew, for new connections; see :class:`edm.input.source.Source`."""
+        if self._certificate is None:
+            return False
+        self._certificate.reload(config)
+        return True
+
+    def refresh(self) -> None:
+        """Take up a certificate that was renewed on disk."""
+        if self._certificate is not None:
+            self._certificate.refresh()
 
     def start(self) -> None:
         """Begin to accept."""
@@ -243,13 +227,14 @@ class Listener:
             return
         if sock.family != socket.AF_UNIX:
             _keep_alive(sock)
+        tls = self._tls() if callable(self._tls) else self._tls
         connection = Connection(
             sock,
             self._intake,
             self._limits,
             self._ended,
             on_begin=self._events.opened,
-            tls=self._tls,
+            tls=tls,
             crowd=lambda: len(self._connections),
         )
         with self._lock:

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from edm.config import Config
+
 
 class Source(Protocol):
     """Fills the blocks of an intake."""
@@ -36,6 +38,18 @@ class Source(Protocol):
 
     def start(self) -> None:
         """Begin to fill blocks."""
+
+    def reload(self, config: Config) -> bool:
+        """Take over what may change at run time, for new connections; return False if there is nothing.
+
+        Raises
+        ------
+        EdmError
+            It cannot be used; what was in use stays in use.
+        """
+
+    def refresh(self) -> None:
+        """Look for what was renewed on disk and take it up; called once in each interval."""
 
     def close(self, timeout: float) -> None:
         """Take no more, hand in what was delivered, and end the threads, within ``timeout`` seconds."""

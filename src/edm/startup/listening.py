@@ -11,8 +11,9 @@ from edm.config import Config
 from edm.input.blocks import Intake
 from edm.input.connection import End, Limits
 from edm.input.descriptors import room_for_connections
-from edm.input.listener import Listener, Listening, open_tcp, tls_context
+from edm.input.listener import Listener, Listening, open_tcp
 from edm.input.source import Source
+from edm.input.tls import InputCertificate
 from edm.input.unix_socket import UnixSocket
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
@@ -101,18 +102,23 @@ def open_source(config: Config, intake: Intake, log: ConnectionLog) -> Source:
     EdmError
         The address, or a file of TLS, cannot be used.
     """
-    tls = None
+    certificate = InputCertificate(config) if config.input_tls else None
     sock: Listening
     if config.input_unix:
         sock = UnixSocket(config.input_unix, config.input_unix_mode, config.input_unix_owner)
     elif config.input_tcp:
         sock = open_tcp(config.input_tcp, "input-tcp")
     else:
-        tls = tls_context(
-            config.input_tls_cert_file, config.input_tls_key_file, config.input_tls_client_ca_file
-        )
         sock = open_tcp(config.input_tls, "input-tls")
-    listener = Listener(sock, intake, _limits(config), log, most=_most_connections(config), tls=tls)
+    listener = Listener(
+        sock,
+        intake,
+        _limits(config),
+        log,
+        most=_most_connections(config),
+        tls=certificate.context if certificate is not None else None,
+        certificate=certificate,
+    )
     log.connections = lambda: listener.connections
     log.address = lambda: listener.address
     return listener

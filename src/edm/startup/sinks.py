@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from edm.config import Config
 from edm.engine import Engine
+from edm.input.source import Source
 from edm.output.budget import DiskBudget, Limits
 from edm.output.sink import Sinks
 from edm.tapir.events.outgoing import EventsOut
@@ -35,12 +36,17 @@ def make_budget(config: Config, engine: Engine, sinks: Sinks) -> DiskBudget:
     return budget
 
 
-def reloadable(sinks: Sinks, budget: DiskBudget) -> dict[str, Callable[[Config], bool | None]]:
+def reloadable(
+    config: Config, sinks: Sinks, budget: DiskBudget, source: Source
+) -> dict[str, Callable[[Config], bool | None]]:
     """Return what takes over a new configuration besides the engine, by name of the part, in order."""
     parts: dict[str, Callable[[Config], bool | None]] = {
         "disk_budget": lambda new: budget.reload(_limits(new))
     }
-    return parts | {sink.part: sink.reload for sink in sinks.in_order()}
+    parts |= {sink.part: sink.reload for sink in sinks.in_order()}
+    if config.input_tls:
+        parts["input_tls_certificate"] = source.reload
+    return parts
 
 
 def _limits(config: Config) -> Limits:

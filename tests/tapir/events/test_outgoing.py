@@ -192,6 +192,34 @@ def test_reload_takes_a_new_pair_and_keeps_the_old_one_if_it_is_broken(site: Sit
     assert out.certificate.serial == new.serial
 
 
+def test_a_reload_takes_key_and_authorities_part_by_part(site: Site, tmp_path: Path) -> None:
+    out, _, _ = site.start()
+    other = Authority(tmp_path / "other", "other")
+    write_jwk(site.key, signing_jwk("new-site"))
+    serial = out.certificate.serial
+    with pytest.raises(KeyFileError, match="mqtt-client-key-file: /nowhere"):
+        out.reload(site.config(mqtt_client_key_file="/nowhere", mqtt_ca_file=str(other.ca)))
+    assert out.certificate.serial == serial
+    assert [c["subject"][0][0][1] for c in out.certificate.context.get_ca_certs()] == ["other"]  # type: ignore[index]
+    identity = out._key.value
+    assert (identity.client_id, identity.topic) == ("new-site-edm", "events/up/new-site/new_qname")
+    # Who could sign does not stop to by a reload: every event would be given up.
+    members = signing_jwk("new-site", private=False)
+    for broken in (members, signing_jwk("a+b")):
+        write_jwk(site.key, broken)
+        with pytest.raises(KeyFileError, match="mqtt-signing-key-file"):
+            out.reload(site.config())
+        assert out._key.value is identity
+
+
+def test_what_was_renewed_on_disk_is_used_for_the_next_connection(site: Site) -> None:
+    with capture_logs() as lines:
+        site.start()
+        write_jwk(site.key, signing_jwk("new-site"))
+        wait_until(lambda: any(line["event"] == "renewed on disk, taken up" for line in lines), "it is found")
+    assert {line["part"] for line in lines if "renewed" in line["event"]} == {"mqtt_signing_key"}
+
+
 def test_stop_without_start(tmp_path: Path) -> None:
     EventsOut(Config(), EventQueue(1), tmp_path, Metrics()).stop(1.0)
 

@@ -131,7 +131,7 @@ def test_a_broken_pair_keeps_the_old_one(
     bad = Authority(tmp_path).client("bad")
     spoil(bad)  # type: ignore[operator]
     with pytest.raises(KeyFileError) as caught:
-        certificate.reload(settings_of(bad))
+        certificate.reload(settings_of(bad, authority))
     assert str(caught.value).startswith(reason.format(key=bad.key, cert=bad.cert))
     assert shown_serial(certificate, authority, server) == good.serial
     with pytest.raises(KeyFileError):

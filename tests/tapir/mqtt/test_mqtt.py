@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from edm.tapir.mqtt import mqtt
+from edm.tapir.mqtt import client, mqtt
 from edm.tapir.mqtt.broker import Broker
+from edm.tapir.mqtt.client import PACKET_MAX
 from edm.tapir.mqtt.mqtt import ConnectError, Connection, Waker
 
 
@@ -49,8 +53,9 @@ class PlayedBroker:
                     if not data:
                         return
                     self.received += data
-                peer.sendall(answer)
-            with contextlib.suppress(ConnectionResetError):
+                with contextlib.suppress(ConnectionError):
+                    peer.sendall(answer)
+            with contextlib.suppress(ConnectionError):
                 while data := peer.recv(4096):
                     self.received += data
 
@@ -175,5 +180,206 @@ def test_waking(waker: Waker) -> None:
     timer.start()
     connection.turn(30.0, waker)
     timer.join()
+    connection.close()
+    broker.close()
+
+
+# Brokers that are hostile
+
+
+def until_lost(connection: Connection, waker: Waker, patience: float = 20.0) -> str:
+    end = time.monotonic() + patience
+    while connection.lost is None and time.monotonic() < end:
+        connection.turn(0.1, waker)
+    assert connection.lost is not None
+    return connection.lost
+
+
+def packet(first: int, body: bytes) -> bytes:
+    length, head = len(body), bytearray([first])
+    while length > 127:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + body
+
+
+PUBLISH_QOS_2 = b"\x00\x03a/b\x00\x01\x00"
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (packet(0x34, PUBLISH_QOS_2 + bytes(4 << 20)), "nobody asked for (type 3)"),
+        (packet(0x30, b"\x00\x03a/b\x00x"), "nobody asked for (type 3)"),
+        (b"\x30\x00", "nobody asked for (type 3)"),
+        (packet(0x62, b"\x00\x01"), "nobody asked for (type 6)"),
+        (packet(0x50, b"\x00\x01"), "nobody asked for (type 5)"),
+        (b"\xc0\x00", "nobody asked for (type 12)"),
+        (CONNACK, "nobody asked for (type 2)"),
+        (packet(0x90, b"\x00\x01\x00\x00"), "nobody asked for (type 9)"),
+        (packet(0xF0, b"\x00\x00"), "nobody asked for (type 15)"),
+        (packet(0x40, bytes(PACKET_MAX + 1)), f"more than {PACKET_MAX} are not read"),
+        (b"\x40\xff\xff\xff\x7f", f"more than {PACKET_MAX} are not read"),
+        (b"\xd0\x00", "answered a ping that was not sent"),
+    ],
+)
+def test_what_a_broker_has_no_reason_to_send_ends_the_connection(
+    waker: Waker, sent: bytes, reason: str
+) -> None:
+    broker = PlayedBroker((len(CONNECT), CONNACK + sent))
+    connection = connection_to(broker.url)
+    connection.open()
+    assert reason in until_lost(connection, waker)
+    assert not connection.by_peer
+    assert len(connection._client._in_packet["packet"]) <= PACKET_MAX
+    connection.close()
+    broker.close()
+
+
+@pytest.mark.parametrize("answer", [CONNACK, b""])
+def test_a_connection_that_ends_without_a_reason_is_not_given_one(waker: Waker, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = connection_to(f"mqtt://127.0.0.1:{server.getsockname()[1]}")
+        connection.open()
+        connection.turn(0.0, waker)
+        peer, _ = server.accept()
+        with peer:
+            peer.recv(4096)
+            peer.sendall(answer)
+        assert until_lost(connection, waker) == "closed by the other side without a reason"
+        assert connection.by_peer
+        connection.close()
+
+
+def test_a_websocket_frame_without_an_end_is_not_gathered(waker: Waker) -> None:
+    def serve() -> None:
+        peer, _ = server.accept()
+        with peer, contextlib.suppress(OSError):
+            request = b""
+            while not request.endswith(b"\r\n\r\n"):
+                request += peer.recv(4096)
+            key = next(line for line in request.split(b"\r\n") if line.startswith(b"Sec-WebSocket-Key"))
+            key = key.split(b": ")[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            accept = base64.b64encode(hashlib.sha1(key).digest())
+            peer.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+            )
+            # One frame of 1 GiB, whose content is CONNACK and then answers that say nothing.
+            peer.sendall(b"\x82\x7f" + (1 << 30).to_bytes(8, "big") + CONNACK)
+            while True:
+                peer.sendall(packet(0x40, b"\x00\x01") * 4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        connection = connection_to(f"ws://127.0.0.1:{server.getsockname()[1]}/")
+        connection.open()
+        assert until_lost(connection, waker) == "the broker sent a WebSocket frame without an end"
+        connection.close()
+        thread.join()
+
+
+def drip(peer: socket.socket, data: bytes, over: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        while not over.wait(0.02):
+            peer.sendall(data)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "data"),
+    [("ws", b"X"), ("ws", b"HTTP/1.1 101 x\r\n"), ("ws", b"X: y\r\n"), ("tls", b"\x16"), ("ws", b"")],
+)
+def test_one_deadline_for_everything_up_to_the_greeting(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, data: bytes
+) -> None:
+    for where in (mqtt, client):
+        monkeypatch.setattr(where, "CONNECT_SECONDS", 0.5)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            peer, _ = server.accept()
+            with peer:
+                drip(peer, data, over)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"{scheme}://127.0.0.1:{server.getsockname()[1]}"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        connection = Connection(Broker.parse(url), "c", 30, context)
+        began = time.monotonic()
+        with pytest.raises(ConnectError):
+            connection.open()
+        assert time.monotonic() - began < 5
+        connection.close()
+        over.set()
+        thread.join()
+
+
+def test_the_answer_to_the_greeting_may_not_drip_either(
+    monkeypatch: pytest.MonkeyPatch, waker: Waker
+) -> None:
+    for where in (mqtt, client):
+        monkeypatch.setattr(where, "CONNECT_SECONDS", 0.5)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = connection_to(f"mqtt://127.0.0.1:{server.getsockname()[1]}")
+        connection.open()
+        peer, _ = server.accept()
+        peer.sendall(b"\x20\xff\x01")
+        thread = threading.Thread(target=drip, args=(peer, b"\0", over))
+        thread.start()
+        assert until_lost(connection, waker, 5) == "no answer to the greeting"
+        over.set()
+        thread.join()
+        connection.close()
+        peer.close()
+
+
+def test_a_late_answer_is_waited_for_as_long_as_a_slow_line_needs(
+    monkeypatch: pytest.MonkeyPatch, waker: Waker
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(client.time, "monotonic", lambda: now)
+    broker = PlayedBroker((len(CONNECT), CONNACK))
+    connection = Connection(Broker.parse(broker.url), "site-edm", 5, None)
+    connection.open()
+    turn_until_settled(connection, waker)
+    connection.publish_all("a/b", [bytes(20_000)])
+    connection.ping()
+    connection.turn(0.0, waker)
+    now += 24
+    connection.turn(0.0, waker)
+    assert connection.lost is None
+    now += 2
+    connection.turn(0.0, waker)
+    assert connection.lost == "no answer for 25 seconds"
+    assert not connection.by_peer
+    connection.close()
+    broker.close()
+
+
+def test_what_is_still_on_the_line_behind_an_answer_is_waited_for_too(
+    monkeypatch: pytest.MonkeyPatch, waker: Waker
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(client.time, "monotonic", lambda: now)
+    broker = PlayedBroker((len(CONNECT), CONNACK), (30_000, b"\xd0\x00"))
+    connection = Connection(Broker.parse(broker.url), "site-edm", 5, None)
+    connection.open()
+    turn_until_settled(connection, waker)
+    for _ in range(2):
+        connection.publish_all("a/b", [bytes(20_000)])
+        connection.ping()
+    while connection.pongs < 1:
+        connection.turn(0.1, waker)
+    now += 24
+    connection.turn(0.0, waker)
+    assert connection.lost is None
+    now += 2
+    connection.turn(0.0, waker)
+    assert connection.lost == "no answer for 25 seconds"
     connection.close()
     broker.close()

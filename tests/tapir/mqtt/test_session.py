@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections import deque
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,13 +14,16 @@ from structlog.testing import capture_logs
 
 from edm.observe.metrics import Metrics
 from edm.tapir.events.backlog import Backlog
-from edm.tapir.events.chunks import chunk_of_messages, chunks_of
+from edm.tapir.events.chunks import Chunk, chunk_of_messages, chunks_of
 from edm.tapir.events.metrics import EventsMetrics
 from edm.tapir.mqtt import session as module
 from edm.tapir.mqtt.mqtt import Confirmation
 from edm.tapir.mqtt.session import WINDOW, Session
+from edm.tapir.mqtt.suspects import Suspects
 from support.events import block_of, payload, payloads
 
+FIRST = 30
+"""So many of these messages go into the window at first."""
 TOPIC = "events/up/site/new_qname"
 
 
@@ -74,7 +78,9 @@ class Control:
 class Setting:
     """A session with everything around it."""
 
-    def __init__(self, backlog: Backlog, qos: int = 0, pipeline: int = 4) -> None:
+    def __init__(
+        self, backlog: Backlog, qos: int = 0, pipeline: int = 4, suspects: Suspects | None = None
+    ) -> None:
         self.backlog = backlog
         self.connection = PlayedConnection()
         self.control = Control()
@@ -89,6 +95,7 @@ class Setting:
             None,  # type: ignore[arg-type]
             self.control,
             pipeline,
+            suspects,
         )
 
     def sign(self, events: list[bytes]) -> Future[list[bytes | None]]:
@@ -101,6 +108,12 @@ class Setting:
 
     def put(self, first: int, stop: int) -> None:
         self.backlog.put(list(chunks_of([block_of(payloads(first, stop))])))
+
+    def confirm_all(self) -> None:
+        """Let the broker confirm everything that was published."""
+        self.connection.pong()
+        known = self.session._numbers
+        self.connection.confirmations.extend(Confirmation(mid, None) for mid in sorted(known))
 
     def steps(self, count: int) -> None:
         for _ in range(count):
@@ -157,21 +170,40 @@ def test_an_answer_to_an_older_ping_confirms_nothing_newer(backlog: Backlog) -> 
     assert backlog.sent == 10
 
 
-def test_the_window_bounds_what_is_unconfirmed(backlog: Backlog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_window_grows_from_small_by_what_is_confirmed(
+    backlog: Backlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PING_EVERY", 0.0)
     setting = Setting(backlog)
-    setting.put(0, 3000)
-    setting.steps(200)
-    assert len(setting.sent) == WINDOW[0]
+    setting.put(0, 9000)
+    setting.steps(50)
+    assert len(setting.sent) == FIRST
     assert setting.connection.patience[-1] > 0
-    for _ in range(100):
+    setting.connection.pong()
+    setting.steps(50)
+    # What was sent with little else on the wire tells nothing; the rest of the first window doubles it at most.
+    assert FIRST * 3 / 2 < len(setting.sent) - FIRST <= 2 * FIRST + 1
+    most = 0
+    for _ in range(400):
         setting.connection.pong()
         setting.steps(1)
+        most = max(most, setting.session.unconfirmed)
     setting.connection.pong()
     setting.steps(1)
-    assert setting.sent == payloads(0, 3000)
-    assert backlog.sent == 3000
+    assert setting.sent == payloads(0, 9000)
+    assert most <= WINDOW[0]
+    assert backlog.sent == 9000
     assert backlog.disk_events == 0
+
+
+def test_at_most_so_many_messages_are_on_the_wire(backlog: Backlog) -> None:
+    setting = Setting(backlog)
+    setting.put(0, 3000)
+    setting.session._window.size = 1e9
+    setting.steps(200)
+    assert len(setting.sent) == WINDOW[0]
+    # A ping behind every part of it, not one behind all.
+    assert len(setting.connection.pings) > 1
 
 
 def test_a_congested_connection_gets_no_more(backlog: Backlog) -> None:
@@ -190,12 +222,12 @@ def test_after_a_lost_connection_everything_unconfirmed_is_sent_again(backlog: B
     first.connection.pong()
     first.steps(1)
     confirmed = backlog.sent
-    assert confirmed == 64
+    assert confirmed == FIRST
     first.steps(3)
     backlog.rewind()
     second = Setting(backlog)
     second.steps(3)
-    assert second.sent == payloads(confirmed, 100)
+    assert second.sent == payloads(confirmed, confirmed + FIRST)
 
 
 def test_a_failed_signature_is_counted_and_leaves_the_queue(backlog: Backlog) -> None:
@@ -218,15 +250,99 @@ def test_if_nothing_can_be_signed_the_queue_empties_all_the_same(backlog: Backlo
     assert setting.connection.pings == []
 
 
-def test_messages_too_large_for_the_broker(backlog: Backlog) -> None:
+def test_a_message_too_large_for_the_broker_is_set_aside(backlog: Backlog) -> None:
     setting = Setting(backlog)
-    setting.connection.maximum_packet = 300
-    backlog.put(list(chunks_of([block_of([payload(0), payload(1, 300), payload(2)])])))
+    setting.connection.maximum_packet = 5000
+    backlog.put(list(chunks_of([block_of([payload(0), payload(1, 5000), payload(2)])])))
     with capture_logs() as logs:
         setting.steps(2)
     assert setting.sent == [payload(0), payload(2)]
     assert setting.failed("too_large") == 1
-    assert "too large" in logs[0]["event"]
+    assert "set aside" in logs[0]["event"]
+    setting.connection.pong()
+    setting.steps(1)
+    assert (backlog.sent, backlog.failed, backlog.disk_events) == (2, 1, 0)
+    assert kept(backlog) == [
+        ("not taken by the broker: it takes no packet above 5000 bytes", payload(1, 5000))
+    ]
+
+
+def test_a_tiny_packet_size_gives_up_no_event(backlog: Backlog) -> None:
+    setting = Setting(backlog)
+    setting.connection.maximum_packet = 300
+    backlog.put(list(chunks_of([block_of([payload(0), payload(1, 300), payload(2)])])))
+    setting.steps(5)
+    assert setting.session.held == "it takes no packet above 300 bytes"
+    assert setting.sent == [payload(0)]
+    assert not setting.session._over()
+    setting.connection.pong()
+    setting.steps(1)
+    # What was sent before is confirmed first, or it would be sent again with each try.
+    assert setting.session._over()
+    assert (backlog.sent, backlog.failed, backlog.disk_events) == (1, 0, 2)
+
+
+def kept(backlog: Backlog) -> list[tuple[str, bytes]]:
+    """Return reason and message of what was set aside, as it stands in the file."""
+    file = backlog._disk.file
+    assert file is not None
+    rows = file._db.execute("SELECT reason, topic, body FROM damaged ORDER BY rowid").fetchall()
+    found = []
+    for reason, topic, body in rows:
+        (message,) = Chunk.decode(body, zlib.crc32(body), topic, 0).messages(0, 1)
+        found.append((reason, message.removeprefix(b"signed ")))
+    return found
+
+
+def lose(setting: Setting, suspects: Suspects) -> bool:
+    """Let the broker end the connection; returns whether it is held to take nothing."""
+    verdict = suspects.lost(setting.session.on_wire(), "played")
+    setting.backlog.rewind()
+    return verdict
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_an_event_that_ends_connections_is_found_and_set_aside(backlog: Backlog, qos: int) -> None:
+    bad = {payload(40), payload(41), payload(70)}
+    backlog.put(list(chunks_of([block_of(payloads(0, 100))])))
+    suspects = Suspects()
+    lost = 0
+    for _ in range(40):
+        setting = Setting(backlog, qos, suspects=suspects)
+        for _ in range(200):
+            if bad & set(setting.sent):
+                break
+            setting.session.step()
+            if not bad & set(setting.sent):
+                setting.confirm_all()
+        else:
+            break
+        lost += 1
+        assert not lose(setting, suspects)
+    assert (backlog.sent, backlog.failed, backlog.disk_events) == (97, 3, 0)
+    assert kept(backlog) == [("not taken by the broker: played", event) for event in sorted(bad)]
+    # The first loss tells no more than that it is one of many; then three for each event, and its last chance.
+    assert lost <= 4 * len(bad) + 3
+    assert suspects.careful == 0
+
+
+def test_a_broker_that_ends_the_connection_at_every_event_makes_no_event_go(backlog: Backlog) -> None:
+    backlog.put(list(chunks_of([block_of(payloads(0, 100))])))
+    suspects = Suspects()
+    verdicts = []
+    for _ in range(60):
+        setting = Setting(backlog, suspects=suspects)
+        setting.steps(3)
+        assert setting.sent
+        verdicts.append(lose(setting, suspects))
+    assert any(verdicts)
+    assert (backlog.sent, backlog.failed, backlog.disk_events) == (0, 0, 100)
+    # And when it thinks better of it, everything arrives.
+    setting = Setting(backlog, suspects=suspects)
+    for _ in range(300):
+        setting.session.step()
+        setting.confirm_all()
+    assert (backlog.sent, backlog.failed, backlog.disk_events) == (100, 0, 0)
 
 
 def test_finished_messages_go_to_their_own_topic_unsigned(backlog: Backlog) -> None:
@@ -267,16 +383,50 @@ def test_quality_of_service_1(backlog: Backlog) -> None:
     words.extend([Confirmation(2, None), Confirmation(99, None)])
     setting.session._settle()
     assert backlog.sent == 0  # the first is still open
-    words.extend([Confirmation(1, None), Confirmation(3, "Not authorized")])
+    words.extend([Confirmation(1, None), Confirmation(3, "Payload format invalid", 0x99)])
     with capture_logs() as logs:
         setting.session._settle()
     assert (backlog.sent, backlog.failed, backlog.disk_events) == (2, 1, 7)
-    assert logs[0]["reason"] == "Not authorized"
+    assert logs[0]["reason"] == "Payload format invalid"
     assert setting.failed("refused") == 1
+    assert kept(backlog) == [("not taken by the broker: Payload format invalid", payload(2))]
     backlog.rewind()
     again = Setting(backlog, qos=1)
     again.steps(2)
     assert again.sent == payloads(3, 10)
+
+
+@pytest.mark.parametrize(
+    ("code", "word"), [(0x87, "Not authorized"), (0x97, "Quota exceeded"), (0x90, "Topic")]
+)
+def test_a_refusal_that_is_not_the_events_fault_keeps_it(backlog: Backlog, code: int, word: str) -> None:
+    setting = Setting(backlog, qos=1)
+    setting.put(0, 10)
+    setting.steps(2)
+    words = setting.connection.confirmations
+    words.extend([Confirmation(1, None), Confirmation(2, word, code)])
+    setting.session._settle()
+    assert (setting.session.held, setting.session.blamed) == (word, False)
+    assert not setting.session._over()
+    words.extend(Confirmation(mid, word, code) for mid in range(3, 11))
+    setting.session._settle()
+    assert setting.session._over()
+    assert (backlog.sent, backlog.failed, backlog.disk_events) == (1, 0, 9)
+
+
+def test_a_new_name_of_ours_takes_another_connection(backlog: Backlog) -> None:
+    setting = Setting(backlog)
+    setting.put(0, 10)
+    setting.steps(2)
+    setting.session._outdated = lambda: True
+    setting.put(10, 20)
+    setting.steps(2)
+    assert not setting.session._over()
+    assert setting.sent == payloads(0, 10)
+    setting.connection.pong()
+    setting.steps(1)
+    assert setting.session._over()
+    assert backlog.disk_events == 10
 
 
 def test_limits_of_the_broker_are_kept(backlog: Backlog) -> None:
@@ -298,7 +448,7 @@ def test_stopping_waits_for_what_is_on_the_wire(backlog: Backlog, monkeypatch: p
     setting = Setting(backlog)
     setting.put(0, 200)
     setting.steps(1)
-    assert len(setting.sent) == 64
+    assert len(setting.sent) == FIRST
     setting.control.stopping = True
     turns = itertools.count()
 
@@ -308,8 +458,8 @@ def test_stopping_waits_for_what_is_on_the_wire(backlog: Backlog, monkeypatch: p
 
     setting.connection.turn = turn  # type: ignore[method-assign]
     setting.session.run()
-    assert len(setting.sent) == 64
-    assert (backlog.sent, backlog.disk_events) == (64, 136)
+    assert len(setting.sent) == FIRST
+    assert (backlog.sent, backlog.disk_events) == (FIRST, 200 - FIRST)
 
 
 def test_stopping_does_not_wait_for_ever(backlog: Backlog) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from edm.errors import ConfigError
-from edm.tapir.upload.post import Answer, Exchange, Limits, PostError, Target, open_content
+from edm.tapir.upload.answer import HEAD_MAX, TEXT_MAX, Answer
+from edm.tapir.upload.post import Exchange, Limits, PostError, Target, open_content
 
 PATH = "/api/v1/aggregate/histogram"
 HEADERS = (("User-Agent", "edm/1"), ("Content-Length", "4"))
@@ -112,6 +113,53 @@ def test_what_an_answer_tells(serve: Callable[..., Peer]) -> None:
     answer = post(peer.port)
     assert (answer.status, answer.reason, answer.retry_after) == (429, "Slow Down", "7")
     assert answer.text == ("no such site " + "x" * 300)[:200]
+
+
+@pytest.mark.parametrize(
+    "interim",
+    [
+        b"HTTP/1.1 102 Processing\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 199 Miscellaneous\r\nDate: x\r\n\r\n",
+        b"HTTP/1.1 102\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 500,
+    ],
+)
+def test_interim_answers_are_skipped(serve: Callable[..., Peer], interim: bytes) -> None:
+    peer = serve(answer_with(interim + OK))
+    assert post(peer.port) == Answer(201, "Created", "/x/1", None, "")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 5000 + OK,
+        b"HTTP/1.1 201 " + b"x" * HEAD_MAX + b"\r\n\r\n",
+        b"HTTP/1.1 201 Created\r\n" + b"X: y\r\n" * HEAD_MAX + b"\r\n",
+        b"HTTP/1.1 201 Created\r\nX: " + b"y" * 10 * HEAD_MAX,
+    ],
+)
+def test_a_header_without_bound_is_given_up(serve: Callable[..., Peer], data: bytes) -> None:
+    peer = serve(answer_with(data))
+    with pytest.raises(PostError) as caught:
+        post(peer.port)
+    assert caught.value.failure == "broken"
+
+
+def test_texts_of_an_answer_are_cut(serve: Callable[..., Peer]) -> None:
+    long = "x" * 30_000
+    head = f"HTTP/1.1 400 {long}\r\nLocation: {long}\r\nContent-Length: 0\r\n\r\n"
+    peer = serve(answer_with(head.encode()))
+    answer = post(peer.port)
+    assert (answer.reason, answer.location) == ("x" * TEXT_MAX, "x" * TEXT_MAX)
+    peer = serve(answer_with(f"HTTP/1.1 503 Busy\r\nRetry-After: {long}\r\nDate: {long}\r\n\r\n".encode()))
+    answer = post(peer.port)
+    assert (answer.retry_after, answer.date) == ("x" * TEXT_MAX, "x" * TEXT_MAX)
+
+
+def test_an_answer_is_waited_for_long_enough() -> None:
+    # Core remembers a digest before it has stored the content: a second try would be told 201 all the same.
+    assert Limits().answer >= 90
 
 
 def test_content_that_never_ends_does_not_matter(serve: Callable[..., Peer]) -> None:

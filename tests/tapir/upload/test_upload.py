@@ -6,6 +6,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Iterable
+from email.utils import formatdate
 from io import BufferedReader
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from edm.errors import EdmError, KeyFileError, OutputError
 from edm.observe.metrics import Metrics
 from edm.tapir.upload import upload as module
 from edm.tapir.upload.aggregate import AggregateService, upload_problems, user_agent
+from edm.tapir.upload.answer import Answer, likely_cause
 from edm.tapir.upload.http_signature import CONTENT_TYPE
-from edm.tapir.upload.post import Answer, Limits, PostError, Target
+from edm.tapir.upload.post import Limits, PostError, Target
 from edm.tapir.upload.upload import Timing, Uploader
+from support.pki import Authority, signing_jwk, write_jwk
 from support.upload_site import BEGIN, KID, Site, names
 
 
@@ -154,11 +157,11 @@ def test_one_bad_file_does_not_hold_up_the_others(make: Callable[..., World], si
     assert world.metrics.value("edm_upload_outbox_files") == 0
 
 
-def test_a_file_is_tried_at_least_every_quarter_of_an_hour(make: Callable[..., World], site: Site) -> None:
+def test_a_file_is_tried_at_least_every_five_minutes(make: Callable[..., World], site: Site) -> None:
     world = make()
     site.fill(1)
     world.answer = lambda minute: status(500)
-    for wait in (0, 15, 30, 60, 120, 240, 480, 900, 900, 900):
+    for wait in (0, 15, 30, 60, 120, 240, 300, 300, 300):
         if wait:
             assert world.look(wait - 0.5) == []
         assert world.look(0.5) == ["50"]
@@ -212,7 +215,7 @@ def test_retry_after(make: Callable[..., World], site: Site, asked: str, waits: 
     assert world.look(1) == ["50"]
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 415, 422])
+@pytest.mark.parametrize("code", [400, 413, 415, 422])
 def test_a_file_refused_for_good_is_set_aside(make: Callable[..., World], site: Site, code: int) -> None:
     world = make(http_retry_limit=3)
     contents = site.fill(2)
@@ -233,10 +236,96 @@ def test_a_file_refused_for_good_is_set_aside(make: Callable[..., World], site: 
     assert world.count("refused") == 3
     (line,) = (line for line in lines if line["log_level"] == "error")
     assert (line["filename"], line["status"], line["tries"]) == (str(site.path(0, refused)), code, 3)
-    # Moved back, it has as many tries as any other file.
+    # Moved back by hand, it has as many tries as any other file.
     site.path(0, refused).rename(site.path(0))
     assert world.look(100) == ["50"]
     assert names(site.data.outbox) == [site.path(0).name]
+
+
+NOT_THE_FILE = [
+    *[status(code) for code in (401, 402, 403, 404, 405, 407, 410, 421, 495, 496, 497)],
+    Answer(400, "The SSL certificate error", None, None, ""),
+    Answer(400, "Bad Request", None, None, "No required SSL certificate was sent nginx"),
+    Answer(400, "Bad Request", None, None, "unknown key id"),
+]
+
+
+@pytest.mark.parametrize("answer", NOT_THE_FILE, ids=lambda answer: f"{answer.status} {answer.reason}")
+def test_a_refusal_of_us_sets_no_file_aside_and_probes_with_growing_waits(
+    make: Callable[..., World], site: Site, answer: Answer
+) -> None:
+    world = make(http_retry_limit=1)
+    site.fill(3)
+    world.answer = lambda minute: answer
+    with structlog.testing.capture_logs() as lines:
+        assert world.look() == ["50"]
+        for wait in (15, 30, 60, 120, 240, 300, 300, 300):
+            assert world.look(wait - 0.5) == []
+            assert len(world.look(0.5)) == 1
+    assert len(names(site.data.outbox)) == 3
+    assert names(site.data.refused) == []
+    assert world.count("denied") == 9
+    assert {line["event"] for line in lines} == {
+        "Core does not accept histograms from here, all of them wait"
+    }
+    assert lines[0]["likely_cause"]
+    # What the operator mended is tried at once.
+    world.answer = lambda minute: status(201)
+    world.uploader.reload(world.uploader._settings)
+    assert world.look() == ["50", "51", "52"]
+
+
+@pytest.mark.parametrize(
+    ("offset", "code", "cause"),
+    [
+        (-10, 401, "the clock is about 10 seconds ahead of the server's, more than 4 are refused"),
+        (-10, 403, "the clock is about 10 seconds ahead of the server's, more than 4 are refused"),
+        (
+            0,
+            401,
+            "the server does not know the key in http-signing-key-file, or its own key service is out of reach",
+        ),
+        (-2, 403, "the client certificate or the key is not allowed to upload"),
+        (3600, 401, "the clock is about 3600 seconds behind the server's"),
+        (0, 404, "http-url does not name the service that takes histograms"),
+        (0, 495, "the client certificate or the signing key is not accepted"),
+    ],
+)
+def test_the_likely_cause_of_a_refusal(offset: float, code: int, cause: str) -> None:
+    now = 1_700_000_000.0
+    answer = Answer(code, "", None, None, "", formatdate(now + offset, usegmt=True))
+    assert likely_cause(answer, now) == cause
+
+
+@pytest.mark.parametrize("date", [None, "", "yesterday", "Mon, 99 Foo 99999 99:99:99 GMT"])
+def test_without_a_usable_date_nothing_is_said_of_the_clock(date: str | None) -> None:
+    answer = Answer(401, "", None, None, "", date)
+    assert answer.clock_ahead(0.0) is None
+    assert "clock" not in likely_cause(answer)
+
+
+def test_a_reload_tries_what_was_set_aside_once_and_after_the_others(
+    make: Callable[..., World], site: Site
+) -> None:
+    world = make(http_retry_limit=2)
+    site.fill(2)
+    world.answer = lambda minute: status(413)
+    for _ in range(4):
+        world.look(1000)
+    assert len(names(site.data.refused)) == 2
+    assert names(site.data.outbox) == []
+    site.fill(3)
+    site.path(0).unlink()
+    site.path(1).unlink()
+    world.answer = lambda minute: status(413 if minute == "50" else 201)
+    world.uploader.reload(world.uploader._settings)
+    with structlog.testing.capture_logs() as lines:
+        assert world.look() == ["52", "50"]
+        assert world.look(1000) == ["51"]
+    assert names(site.data.refused) == [site.path(0).name]
+    assert names(site.data.outbox) == []
+    assert "histograms set aside are tried again" in [line["event"] for line in lines]
+    assert world.look(1000) == []
 
 
 @pytest.mark.parametrize("code", [200, 202, 204, 302, 307, 408, 425, 429, 500, 502, 503, 504])
@@ -353,6 +442,51 @@ def test_a_reload_takes_the_new_certificate_and_tries_at_once(make: Callable[...
     assert service.target.host == "core.example"  # takes effect at a restart only
     world.answer = lambda minute: status(201)
     assert world.look() == ["50", "51"]
+
+
+def test_what_was_renewed_on_disk_is_used_for_the_next_upload(make: Callable[..., World], site: Site) -> None:
+    world = make()
+    site.fill(1)
+    serial = site.renew_client()
+    write_jwk(site.folder / "signer.jwk", signing_jwk("site-8"))
+    with structlog.testing.capture_logs() as lines:
+        assert world.look() == ["50"]
+    assert 'keyid="site-8"' in world.headers[0]["Signature-Input"]
+    service = world.uploader.service
+    assert service is not None
+    assert service.certificate.serial == serial
+    renewed = [line["part"] for line in lines if line["event"] == "renewed on disk, taken up"]
+    assert renewed == ["http_signing_key", "http_client_certificate"]
+    # Half of it keeps all as it was, and one line says so.
+    site.write("signer.jwk", b"{")
+    site.fill(2)
+    with structlog.testing.capture_logs() as lines:
+        world.look()
+        world.look(60)
+    assert 'keyid="site-8"' in world.headers[-1]["Signature-Input"]
+    (line,) = [line for line in lines if line["log_level"] == "warning"]
+    assert line["event"] == "renewed on disk but not usable, keeping the old one"
+    assert (line["part"], line["reason"].split(":")[0]) == ("http_signing_key", "http-signing-key-file")
+
+
+def test_a_reload_takes_new_authorities_and_keys_part_by_part(make: Callable[..., World], site: Site) -> None:
+    world = make()
+    service = world.uploader.service
+    assert service is not None
+    other = Authority(site.folder / "other", "other")
+    write_jwk(site.folder / "new.jwk", signing_jwk("site-9"))
+    settings = site.settings(
+        "https://core.example:8443",
+        http_ca_file=str(other.ca),
+        http_signing_key_file=str(site.folder / "new.jwk"),
+        http_client_cert_file="/nowhere",
+    )
+    serial = service.certificate.serial
+    with pytest.raises(KeyFileError, match="http-client-cert-file: /nowhere"):
+        world.uploader.reload(settings)
+    assert service.key.kid == "site-9"
+    assert [c["subject"][0][0][1] for c in service.certificate.context.get_ca_certs()] == ["other"]  # type: ignore[index]
+    assert service.certificate.serial == serial
 
 
 def test_a_broken_certificate_keeps_the_old_one(make: Callable[..., World], site: Site) -> None:

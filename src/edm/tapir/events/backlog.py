@@ -13,7 +13,7 @@ import structlog
 
 from edm.errors import OutputError
 from edm.observe.logs import RateLimited
-from edm.tapir.events.chunks import Chunk
+from edm.tapir.events.chunks import Chunk, chunk_of_messages
 from edm.tapir.events.queue_database import DiskError, InUseError
 from edm.tapir.events.queue_file import Entry, QueueFile
 from edm.tapir.events.steady_file import SteadyFile
@@ -314,6 +314,20 @@ class Backlog:
             self._unnoted = []
             self._unnoted_events = 0
             self._owed = dict.fromkeys(self._owed, 0)
+
+    def set_aside(self, topic: str, message: bytes, reason: str) -> None:
+        """Keep a finished message that the broker does not take in the file, for somebody to look at.
+
+        Its entry is acknowledged as any other. Without a file, or when it cannot be written, nothing is kept.
+        """
+        with self._lock:
+            if self._disk.path is None or self._closed:
+                return
+            try:
+                chunk = chunk_of_messages([message], topic)
+                self._disk.attempt(lambda file: file.keep(chunk, reason))
+            except _TROUBLE as error:
+                self._trouble(error)
 
     def rewind(self) -> None:
         """Forget what was fetched and not acknowledged: it will be fetched again."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import structlog
 
 from edm.config import Config
-from edm.errors import KeyFileError
+from edm.errors import EdmError, KeyFileError
+from edm.files.renewable import Renewable
 from edm.observe.faults import DEFECT
 from edm.observe.metrics import Metrics
 from edm.stages.new_qname.events import EventBlock
@@ -26,7 +27,7 @@ from edm.tapir.keys.jwk import SigningKey, load_signing_key
 from edm.tapir.keys.jws import JwsSigner
 from edm.tapir.mqtt.broker import Broker
 from edm.tapir.mqtt.mqtt import Connection
-from edm.tapir.mqtt.publisher import Publisher
+from edm.tapir.mqtt.publisher import Identity, Publisher
 
 CHORES = 1.0
 """Seconds between two looks at what is due from time to time."""
@@ -78,8 +79,9 @@ class EventsOut:
             The key, a certificate, the name of the broker or the queue file cannot be used.
         """
         config = self._config
-        key = load_signing_key("mqtt-signing-key-file", config.mqtt_signing_key_file)
-        topic = topic_of(key)
+        self._key = Renewable(
+            "mqtt_signing_key", config, lambda c: [c.mqtt_signing_key_file], _Signing().load
+        )
         self.certificate = ClientCertificate("mqtt", config)
         broker = Broker.parse(config.mqtt_server)
         if any(os.environ.get(name) for name in ("all_proxy", "ALL_PROXY")):
@@ -89,16 +91,16 @@ class EventsOut:
         self._imports = None if in_memory else GoQueue(self._folder / "queue", self.backlog)
         metrics = EventsMetrics(self._metrics)
 
-        def connect() -> Connection:
+        def connect(client_id: str) -> Connection:
+            self._look_at_files()
             context = self.certificate.context if broker.tls else None
-            return Connection(broker, f"{key.kid}-edm", config.mqtt_keepalive, context)
+            return Connection(broker, client_id, config.mqtt_keepalive, context)
 
         self.publisher = Publisher(
             self.backlog,
-            JwsSigner(key),
+            lambda: self._key.value,
             broker,
             connect,
-            topic,
             config.mqtt_qos,
             config.sign_workers,
             metrics,
@@ -128,14 +130,29 @@ class EventsOut:
         return self.backlog
 
     def reload(self, config: Config) -> None:
-        """Read the client certificate anew, for the next connection.
+        """Read the signing key anew, and client certificate and authorities for the next connection.
+
+        A broker that takes nothing is tried again at once.
 
         Raises
         ------
         EdmError
-            It cannot be used; the old one stays.
+            Something cannot be used; what it would replace stays.
         """
-        self.certificate.reload(config)
+        problems = []
+        for part in (self._key, self.certificate):
+            try:
+                part.reload(config)
+            except EdmError as error:
+                problems.append(str(error))
+        self.publisher.hurry()
+        if problems:
+            raise KeyFileError("; ".join(problems))
+
+    def _look_at_files(self) -> None:
+        """Take up what was renewed on disk."""
+        self._key.refresh()
+        self.certificate.refresh()
 
     def stop(self, grace: float) -> None:
         """Store what the event queue still holds, finish what is on the wire, close the connection.
@@ -168,6 +185,7 @@ class EventsOut:
                 self.backlog.maintain()
             if now >= certificate_at:
                 certificate_at = now + _CERTIFICATE_CHORE
+                self._look_at_files()
                 self.certificate.warn_if_expiring()
             try:
                 importing = self._import()
@@ -214,6 +232,20 @@ def topic_of(key: SigningKey) -> str:
     if any(c in key.kid for c in "+#\0") or len(key.kid.encode()) > 60_000:
         raise KeyFileError(f"mqtt-signing-key-file: {key.path}: its key ID cannot be part of an MQTT topic")
     return f"events/up/{key.kid}/new_qname"
+
+
+class _Signing:
+    """Loads the signing key and what follows from it. At the start a public key will do, as with the Go daemon."""
+
+    def __init__(self) -> None:
+        self._private = False
+
+    def load(self, config: Config) -> Identity:
+        key = load_signing_key("mqtt-signing-key-file", config.mqtt_signing_key_file, private=self._private)
+        topic = topic_of(key)
+        # A reload must not replace a key that signs by one that cannot: each event would be given up.
+        self._private = key.private is not None
+        return Identity(JwsSigner(key), f"{key.kid}-edm", topic)
 
 
 __all__ = ["CHORES", "EventsOut", "topic_of"]

@@ -24,6 +24,9 @@ FILE_NAME = "queue.sqlite3"
 TOTALS = ("queued", "sent", "failed", "dropped", "damaged")
 """What is counted over the life of the file. Always: queued = sent + failed + dropped + damaged + waiting."""
 
+ASIDE = "not taken by the broker: "
+"""How the reason of an entry of the table ``damaged`` begins that is whole, but that the broker does not take."""
+
 _ENTRY = "SELECT id, done, topic, crc, body FROM entries WHERE id > ? ORDER BY id LIMIT 64"
 _INSERT = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DAMAGED_KEPT = 1000
@@ -212,15 +215,28 @@ class QueueFile:
                 " SELECT id, events - done, ?, topic, body FROM entries WHERE id = ?",
                 (reason, number),
             )
-            self._db.execute(
-                "DELETE FROM damaged WHERE rowid <= (SELECT max(rowid) FROM damaged) - ?", (_DAMAGED_KEPT,)
-            )
+            self._bound_damaged()
             self._db.execute("DELETE FROM entries WHERE id = ?", (number,))
             totals = self._add({"damaged": events})
         self.events -= events
         self.bytes -= size
         self.totals = totals
         return Broken(number, events, reason)
+
+    def keep(self, chunk: Chunk, reason: str) -> None:
+        """Put a chunk that is not to be sent again into the table ``damaged``, for somebody to look at."""
+        body, _ = chunk.encode()
+        with sqlite_errors(), transaction(self._db):
+            self._db.execute(
+                "INSERT INTO damaged (events, reason, topic, body) VALUES (?, ?, ?, ?)",
+                (len(chunk), f"{ASIDE}{reason}", chunk.topic, body),
+            )
+            self._bound_damaged()
+
+    def _bound_damaged(self) -> None:
+        self._db.execute(
+            "DELETE FROM damaged WHERE rowid <= (SELECT max(rowid) FROM damaged) - ?", (_DAMAGED_KEPT,)
+        )
 
     def acknowledge(
         self, finished: Sequence[int], partial: tuple[int, int] | None, totals: Mapping[str, int]
@@ -319,6 +335,7 @@ class QueueFile:
 
 
 __all__ = [
+    "ASIDE",
     "FILE_NAME",
     "TOTALS",
     "Broken",

@@ -1,4 +1,4 @@
-"""The client certificates with which Core is spoken to: loading, reloading, and when they end."""
+"""The client certificates with which Core is spoken to, and whom they trust: loading, renewing, and when they end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cryptography import x509
 from edm.config import Settings
 from edm.errors import KeyFileError
 from edm.files.pem import EncryptedKeyError, load_pair, read_pem
+from edm.files.renewable import Renewable, reload_all
 from edm.observe.metrics import Metrics
 
 Service: TypeAlias = Literal["mqtt", "http"]
@@ -28,17 +29,18 @@ WARN_EVERY = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A usable certificate with its key, as one thing that is replaced as a whole."""
+    """A certificate with its key, found to be usable and kept as it was read."""
 
-    context: ssl.SSLContext
+    certificate: tuple[str, bytes]
+    key: tuple[str, bytes]
     serial: int
     not_after: float
 
 
 class ClientCertificate:
-    """The client certificate for one service, in a TLS 1.3 client context.
+    """The client certificate for one service, and the authorities trusted there, in a TLS 1.3 client context.
 
-    A reload makes a new context instead of changing the old one: connections take whichever is current when
+    Anything new makes a new context instead of changing the old one: connections take whichever is current when
     they are opened, and no connection can see a certificate with the wrong key. Any thread may use it.
 
     Parameters
@@ -59,42 +61,71 @@ class ClientCertificate:
     def __init__(self, service: Service, settings: Settings, *, alpn: Sequence[str] = ()) -> None:
         self.service = service
         self._alpn = list(alpn)
-        self._authorities = self._load_authorities(getattr(settings, f"{service}_ca_file"))
-        self._pair = self._load(settings)
+        cert, key, authorities = (
+            f"{service}_{suffix}" for suffix in ("client_cert_file", "client_key_file", "ca_file")
+        )
+        self._authorities = Renewable(
+            f"{service}_authorities", settings, lambda s: [getattr(s, authorities)], self._load_authorities
+        )
+        self._pair = Renewable(
+            f"{service}_client_certificate",
+            settings,
+            lambda s: [getattr(s, cert), getattr(s, key)],
+            self._load_pair,
+        )
         self._lock = threading.Lock()
         self._warned: float | None = None
+        self._made_of: tuple[_Pair, str | None] | None = None
+        self._renewed()
 
     @property
     def context(self) -> ssl.SSLContext:
         """Return the context for a new connection."""
-        return self._pair.context
+        return self._context
 
     @property
     def serial(self) -> int:
         """Return the serial number of the certificate in use."""
-        return self._pair.serial
+        return self._pair.value.serial
 
     @property
     def not_after(self) -> float:
         """Return when the certificate expires, in seconds since 1970."""
-        return self._pair.not_after
+        return self._pair.value.not_after
 
     def seconds_left(self, now: float | None = None) -> float:
         """Return how long the certificate is still valid; negative if it has expired."""
-        return self._pair.not_after - (time.time() if now is None else now)
+        return self._pair.value.not_after - (time.time() if now is None else now)
 
     def reload(self, settings: Settings) -> None:
-        """Read certificate and key anew, from where ``settings`` says, for the next connections.
-
-        The authorities are not read anew.
+        """Read certificate, key and authorities anew, from where ``settings`` says, for the next connections.
 
         Raises
         ------
         KeyFileError
-            The new pair cannot be used; the old one stays.
+            The new pair cannot be used, or the authorities; the old ones stay.
         """
-        self._pair = self._load(settings)
+        try:
+            reload_all(settings, self._authorities, self._pair)
+        finally:
+            self._renewed()
+
+    def refresh(self) -> None:
+        """Look at the files and take up what was renewed; to be called before a connection and now and then."""
+        if self._authorities.refresh() | self._pair.refresh():
+            self._renewed()
+
+    def _renewed(self) -> None:
         with self._lock:
+            made_of = self._pair.value, self._authorities.value
+            if (
+                self._made_of is not None
+                and made_of[0] is self._made_of[0]
+                and made_of[1] == self._made_of[1]
+            ):
+                return
+            self._context = self._make_context(*made_of)
+            self._made_of = made_of
             self._warned = None
 
     def add_metrics(self, metrics: Metrics) -> None:
@@ -123,13 +154,14 @@ class ClientCertificate:
             text,
             service=self.service,
             days_left=round(left / 86400, 1),
-            not_after=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._pair.not_after)),
-            serial_number=f"{self._pair.serial:x}",
+            not_after=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._pair.value.not_after)),
+            serial_number=f"{self._pair.value.serial:x}",
         )
         return True
 
-    def _load_authorities(self, path: str) -> str | None:
+    def _load_authorities(self, settings: Settings) -> str | None:
         setting = f"{self.service}-ca-file"
+        path: str = getattr(settings, f"{self.service}_ca_file")
         if not path:
             return None
         text = read_pem(setting, path).decode("ascii", "replace")
@@ -139,22 +171,14 @@ class ClientCertificate:
             raise KeyFileError(f"{setting}: {path}: holds no usable certificate in PEM") from None
         return text
 
-    def _load(self, settings: Settings) -> _Pair:
+    def _load_pair(self, settings: Settings) -> _Pair:
         cert_setting, key_setting = f"{self.service}-client-cert-file", f"{self.service}-client-key-file"
         cert_file: str = getattr(settings, f"{self.service}_client_cert_file")
         key_file: str = getattr(settings, f"{self.service}_client_key_file")
         chain, key = read_pem(cert_setting, cert_file), read_pem(key_setting, key_file)
         certificate = _leaf(cert_setting, cert_file, chain)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        if self._alpn:
-            context.set_alpn_protocols(self._alpn)
-        if self._authorities is None:
-            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-        else:
-            context.load_verify_locations(cadata=self._authorities)
         try:
-            load_pair(context, (cert_file, chain), (key_file, key))
+            load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), (cert_file, chain), (key_file, key))
         except EncryptedKeyError:
             raise KeyFileError(f"{key_setting}: {key_file}: the key is encrypted") from None
         except ssl.SSLError as error:
@@ -163,7 +187,24 @@ class ClientCertificate:
             else:
                 reason = "holds no usable private key in PEM"
             raise KeyFileError(f"{key_setting}: {key_file}: {reason}") from None
-        return _Pair(context, certificate.serial_number, certificate.not_valid_after_utc.timestamp())
+        return _Pair(
+            (cert_file, chain),
+            (key_file, key),
+            certificate.serial_number,
+            certificate.not_valid_after_utc.timestamp(),
+        )
+
+    def _make_context(self, pair: _Pair, authorities: str | None) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if self._alpn:
+            context.set_alpn_protocols(self._alpn)
+        if authorities is None:
+            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        else:
+            context.load_verify_locations(cadata=authorities)
+        load_pair(context, pair.certificate, pair.key)
+        return context
 
 
 def _leaf(setting: str, path: str, chain: bytes) -> x509.Certificate:

@@ -48,6 +48,15 @@ class Flight:
         self._changed = False
 
     @property
+    def early(self) -> int:
+        """Messages that have arrived although an older one is unresolved."""
+        return sum(self._early.values())
+
+    def is_resolved(self, number: int) -> bool:
+        """Tell whether it is known what became of a message."""
+        return number < self._arrived or number in self._early
+
+    @property
     def unresolved(self) -> int:
         """Messages handed over of which nothing is known yet."""
         return self.handed - self._arrived - len(self._early)

@@ -1,8 +1,7 @@
 """One connection to an MQTT 5 broker, driven by a loop of our own.
 
-The protocol is the library's work (paho); its threads and its reconnecting are not used, since every connection
-gets a new client object: nothing can leak from one connection to the next, and each takes the client certificate
-that is current when it is opened.
+Every connection gets a new client object: nothing can leak from one connection to the next, and each takes the client
+certificate that is current when it is opened.
 
 At quality of service 0 the broker confirms nothing. But it works off a connection's packets in order, so its
 answer to a ping proves that it has read every message written before the ping: what a broken connection has
@@ -18,22 +17,21 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from edm.tapir.mqtt.broker import Broker
+from edm.tapir.mqtt.client import CONNECT_SECONDS, Client, TlsSocket
 from edm.tapir.mqtt.packets import publish_packets
 
-CONNECT_SECONDS = 10.0
-
 _PACKET_OVERHEAD = 12
-_COLLECTED_MAX = 64 * 1024
+_TEXT_MAX = 200
 _GOODBYE_SECONDS = 0.5
-_RECEIVE = 4096
+_READS = 1000
+"""Most packets that are worked off before something else has its turn."""
 
 
 class ConnectError(Exception):
@@ -42,97 +40,19 @@ class ConnectError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """The broker's word on a message of quality of service 1; ``refused`` is its reason if it did not take it."""
+    """The broker's word on a message of quality of service 1.
+
+    Attributes
+    ----------
+    refused : str or None
+        Its reason if it did not take the message.
+    code : int
+        The number of that reason (MQTT 5.0, 2.4).
+    """
 
     mid: int
     refused: str | None
-
-
-class _Client(paho.Client):
-    """The library's client, with pings at our will too and not only when a connection is idle.
-
-    It also collects what the library sends packet by packet, and sends it in a few large pieces: a system call
-    and a TLS record for each message would cost as much as signing it.
-    """
-
-    def __init__(self, client_id: str, transport: Literal["tcp", "websockets"]) -> None:
-        super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, transport=transport)
-        self.pings = 0
-        self.pongs = 0
-        self.collecting = True
-        self._collected = bytearray()
-        self._received = b""
-
-    @property
-    def congested(self) -> bool:
-        """There is something to be written that the socket has not taken."""
-        return bool(self._collected) or self.want_write()
-
-    @property
-    def unread(self) -> bool:
-        """There are bytes that were received and not worked off; the socket is not readable for them."""
-        pending = getattr(self.socket(), "pending", None)  # of TLS and WebSocket
-        return bool(self._received) or (pending is not None and pending() > 0)
-
-    def write_packets(self, packets: Iterable[bytes]) -> None:
-        """Append packets that were made elsewhere to what is to be written."""
-        self._collected += b"".join(packets)
-
-    def flush(self) -> None:
-        """Write as much as the socket takes."""
-        self.loop_write()
-        while self._collected and self.socket() is not None:
-            try:
-                del self._collected[: super()._sock_send(self._collected)]
-            except BlockingIOError:
-                return
-            except OSError:
-                self._collected.clear()
-                return  # the next attempt to read tells why
-            self.loop_write()
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        # The library asks for a packet in three pieces, the first two of them single bytes.
-        if not self._received:
-            self._received = super()._sock_recv(_RECEIVE)
-        piece, self._received = self._received[:bufsize], self._received[bufsize:]
-        return piece
-
-    def _sock_send(self, buf: bytes | bytearray) -> int:
-        if not self.collecting:
-            return super()._sock_send(buf)
-        if len(self._collected) >= _COLLECTED_MAX:
-            raise BlockingIOError
-        self._collected += buf
-        return len(buf)
-
-    def ping(self) -> int:
-        """Append a ping to what is to be written; returns its number, counted from 1."""
-        self._send_pingreq()
-        return self.pings
-
-    def _send_pingreq(self) -> MQTTErrorCode:
-        code = super()._send_pingreq()
-        if code == MQTTErrorCode.MQTT_ERR_SUCCESS:
-            self.pings += 1
-        return code
-
-    def _handle_pingresp(self) -> MQTTErrorCode:
-        code = super()._handle_pingresp()
-        if code == MQTTErrorCode.MQTT_ERR_SUCCESS:
-            self.pongs += 1
-        return code
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """Closed at once, not some time later, when the greeting fails."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except BaseException:
-            self.close()
-            raise
+    code: int = 0
 
 
 class Connection:
@@ -153,6 +73,10 @@ class Connection:
         The broker has accepted the connection.
     lost : str or None
         Why the connection ended, once it has.
+    code : int or None
+        The number of the reason (MQTT 5.0, 2.4) with which the broker refused or ended it; None if it gave none.
+    by_peer : bool
+        The other side ended it, with or without a reason.
     refused : bool
         It ended because the broker did not accept it.
     confirmations : deque of Confirmation
@@ -167,6 +91,8 @@ class Connection:
         self.established = False
         self.refused = False
         self.lost: str | None = None
+        self.code: int | None = None
+        self.by_peer = False
         self.confirmations: deque[Confirmation] = deque()
         self.receive_maximum = 65535
         self.maximum_qos = 2
@@ -175,11 +101,10 @@ class Connection:
         self._keepalive = keepalive
         self._selector = selectors.DefaultSelector()
         self._registered: Any = None
-        client = _Client(client_id, "tcp" if broker.websocket_path is None else "websockets")
-        client.connect_timeout = CONNECT_SECONDS
+        client = Client(client_id, "tcp" if broker.websocket_path is None else "websockets")
         client.max_inflight_messages_set(65535)
         if broker.tls and context is not None:
-            context.sslsocket_class = _TlsSocket
+            context.sslsocket_class = TlsSocket
             client.tls_set_context(context)
         if broker.websocket_path is not None:
             client.ws_set_options(path=broker.websocket_path)
@@ -198,21 +123,26 @@ class Connection:
         ------
         ConnectError
         """
+        # One deadline for name, TCP, TLS, WebSocket and greeting: each of them can be made to drip.
+        self._deadline = time.monotonic() + CONNECT_SECONDS
         try:
-            self._client.connect(self._broker.host, self._broker.port, self._keepalive, clean_start=False)
+            with self._client.cut_in_time():
+                self._client.connect(self._broker.host, self._broker.port, self._keepalive, clean_start=False)
         except ssl.SSLCertVerificationError as error:
             raise ConnectError(f"the broker's certificate is not accepted: {error.verify_message}") from error
         except ssl.SSLError as error:
-            raise ConnectError(f"TLS: {error.reason or error}") from error
+            raise ConnectError(self._too_late() or f"TLS: {error.reason or error}") from error
         except TimeoutError as error:
             raise ConnectError("timed out") from error
         except socket.gaierror as error:
             raise ConnectError(f"host name: {error.strerror}") from error
         except OSError as error:
-            raise ConnectError(error.strerror or str(error)) from error
+            raise ConnectError(self._too_late() or error.strerror or str(error)) from error
         except ValueError as error:  # WebSocket handshake, host name that is none
-            raise ConnectError(str(error)) from error
-        self._deadline = time.monotonic() + CONNECT_SECONDS
+            raise ConnectError(self._too_late() or str(error)[:_TEXT_MAX]) from error
+
+    def _too_late(self) -> str | None:
+        return "timed out" if time.monotonic() >= self._deadline else None
 
     def publish(self, topic: str, message: bytes) -> int:
         """Append a message of quality of service 1 to what is to be written; returns its packet identifier."""
@@ -262,10 +192,12 @@ class Connection:
             self._registered = sock
         else:
             self._selector.modify(sock, events)
-        self._selector.select(timeout)
+        self._selector.select(0.0 if self._client.unread else timeout)
         waker.clear()
         self._client.loop_read()
-        while self.lost is None and self._client.unread:
+        for _ in range(_READS):
+            if self.lost is not None or not self._client.unread:
+                break
             self._client.loop_read()
         self.write()
         if self.lost is None:
@@ -283,6 +215,7 @@ class Connection:
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.close()
+        self._client.forget()
 
     def _say_goodbye(self, end: float) -> None:
         client, poll = self._client, select.poll()
@@ -307,6 +240,7 @@ class Connection:
     def _on_connect(self, _client: paho.Client, _data: Any, _flags: Any, code: Any, properties: Any) -> None:
         if code.is_failure:
             self.refused = True
+            self.code = code.value
             self.lost = f"refused by the broker: {code}"
             return
         self.established = True
@@ -317,12 +251,17 @@ class Connection:
     def _on_disconnect(
         self, _client: paho.Client, _data: Any, flags: Any, code: Any, _properties: Any
     ) -> None:
-        if self.lost is None:
-            by = "ended by the broker: " if flags.is_disconnect_packet_from_server else ""
-            self.lost = f"{by}{code}"
+        if self.lost is not None:
+            return
+        if flags.is_disconnect_packet_from_server:
+            self.by_peer, self.code = True, code.value
+            self.lost = f"ended by the broker: {code}"
+        else:
+            self.by_peer = self._client.by_peer
+            self.lost = self._client.cause or str(code)
 
     def _on_publish(self, _client: paho.Client, _data: Any, mid: int, code: Any, _properties: Any) -> None:
-        self.confirmations.append(Confirmation(mid, str(code) if code.is_failure else None))
+        self.confirmations.append(Confirmation(mid, str(code) if code.is_failure else None, code.value))
 
 
 class Waker:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -17,27 +19,65 @@ from edm.tapir.keys.jws import JwsSigner
 from edm.tapir.mqtt.broker import Broker
 from edm.tapir.mqtt.mqtt import ConnectError, Connection, Waker
 from edm.tapir.mqtt.session import Session
+from edm.tapir.mqtt.suspects import PERHAPS_OF_THE_MESSAGE, Suspects
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.25, 10.0
-STABLE = 10.0
-"""A connection that lasted so long was a good one, and the next attempt comes soon."""
+"""Seconds before the next attempt to connect, at first and at most."""
+SLOW_FIRST, SLOW_MOST = 5.0, 300.0
+"""The same when the broker is there but takes nothing from us."""
+TAKEN_FIRST, TAKEN_MOST = 1.0, 60.0
+"""The same when another client has taken our place."""
+STABLE = 30.0
+"""Seconds; a connection that lasted so long was a good one, and the next attempt comes soon."""
+SHORT = 3
+"""So many shorter ones in a row make one think of a second client."""
+
+_UNSEEN = "at mqtt-qos 0 a broker cannot say what it refuses, and most drop it in silence; 1 shows it"
+_TAKEN_OVER = 0x8E
+_NOT_US = frozenset((0x86, 0x87, 0x8A, 0x90, 0x96, 0x97, 0x98, 0x9F))
+"""Reasons that are about us and not about a message (MQTT 5.0, 2.4): user, authorisation, ban, topic, rate, quota."""
 
 
 class Backoff:
-    """Delays between attempts to connect: doubling, at most :data:`BACKOFF_MOST` seconds, with some chance."""
+    """Delays between attempts to connect: doubling up to a bound, with some chance.
 
-    def __init__(self) -> None:
-        self._next = BACKOFF_FIRST
+    Parameters
+    ----------
+    first, most : float
+        Seconds.
+    """
+
+    def __init__(self, first: float = BACKOFF_FIRST, most: float = BACKOFF_MOST) -> None:
+        self._first = first
+        self._most = most
+        self._next = first
 
     def delay(self) -> float:
         """Return the next delay in seconds."""
         delay = self._next
-        self._next = min(2 * delay, BACKOFF_MOST)
+        self._next = min(2 * delay, self._most)
         return delay * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
         """Begin with the shortest delay again."""
-        self._next = BACKOFF_FIRST
+        self._next = self._first
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who we are for the broker, as one thing that is replaced as a whole.
+
+    Attributes
+    ----------
+    signer : JwsSigner
+    client_id : str
+    topic : str
+        Where signed events go.
+    """
+
+    signer: JwsSigner
+    client_id: str
+    topic: str
 
 
 class Publisher:
@@ -46,12 +86,12 @@ class Publisher:
     Parameters
     ----------
     backlog : Backlog
-    signer : JwsSigner
+    identity : callable
+        Returns who we are now. A new key with the same name signs at once, another name takes another connection.
     broker : Broker
         For messages.
     connect : callable
-        Makes an unopened connection.
-    topic : str
+        Makes an unopened connection for a client ID.
     qos : int
     sign_workers : int
         Threads that sign.
@@ -61,26 +101,31 @@ class Publisher:
     def __init__(
         self,
         backlog: Backlog,
-        signer: JwsSigner,
+        identity: Callable[[], Identity],
         broker: Broker,
-        connect: Callable[[], Connection],
-        topic: str,
+        connect: Callable[[str], Connection],
         qos: int,
         sign_workers: int,
         metrics: EventsMetrics,
     ) -> None:
         self._backlog = backlog
-        self._signer = signer
+        self._identity = identity
         self._broker = broker
         self._connect = connect
-        self._topic = topic
         self._qos = qos
         self._workers = sign_workers
         self._metrics = metrics
         self._log = structlog.get_logger()
-        self._limited = RateLimited(self._log)
+        # An outage may last for days: after the first lines, one a minute says how often it was.
+        self._limited = RateLimited(self._log, interval=60.0)
+        self._suspects = Suspects()
+        self._backoff = Backoff()
+        self._slow = Backoff(SLOW_FIRST, SLOW_MOST)
+        self._taken = Backoff(TAKEN_FIRST, TAKEN_MOST)
+        self._short = 0
         self._waker = Waker()
         self._stop = threading.Event()
+        self._hurry = threading.Event()  # ends a pause
         self._deadline = 0.0
         self._drain = False
         self._pool = ThreadPoolExecutor(sign_workers, "edm-mqtt-sign")
@@ -95,6 +140,11 @@ class Publisher:
         """Say that there is something new in the backlog."""
         self._waker.wake()
 
+    def hurry(self) -> None:
+        """Try again at once: somebody may have mended what was wrong."""
+        self._hurry.set()
+        self._waker.wake()
+
     def stop(self, grace: float) -> bool:
         """Finish what is on the wire, and what is only in memory, within ``grace`` seconds.
 
@@ -103,6 +153,7 @@ class Publisher:
         self._deadline = time.monotonic() + grace
         self._drain = self._backlog.memory_events > 0
         self._stop.set()
+        self._hurry.set()
         self._waker.wake()
         self._thread.join(grace + 1.5)
         ended = not self._thread.is_alive()
@@ -130,69 +181,111 @@ class Publisher:
         return self.stopping and (not self.draining or self.expired or self._backlog.memory_events == 0)
 
     def _run(self) -> None:
-        backoff = Backoff()
         while not self._over():
-            began = time.monotonic()
+            delay = self._backoff
             try:
-                sent = self._serve()
+                delay = self._serve()
             except Exception:  # a broker that talks nonsense must not end the sending for good
                 self._log.exception("connection to the MQTT broker failed")
-                sent = 0
-            if sent or time.monotonic() - began > STABLE:
-                backoff.reset()
             if not self._over():
-                self._pause(backoff.delay())
+                self._pause(delay.delay())
 
     def _pause(self, delay: float) -> None:
         if self._stop.is_set():
             time.sleep(min(delay, max(0.0, self._deadline - time.monotonic())))
-        else:
-            self._stop.wait(delay)
+        elif self._hurry.wait(delay) and not self._stop.is_set():
+            self._hurry.clear()
 
-    def _serve(self) -> int:
-        """Connect and serve one connection to its end; returns how many messages were sent."""
-        connection = self._connect()
-        session = Session(
-            connection,
-            self._backlog,
-            lambda payloads: self._pool.submit(self._sign, payloads),
-            self._topic,
-            self._qos,
-            self._metrics,
-            self._waker,
-            self,
-            2 * self._workers + 2,
-        )
+    def _serve(self) -> Backoff:
+        """Connect and serve one connection to its end; returns how long to wait then."""
+        identity = self._identity()
+        connection = self._connect(identity.client_id)
+        session = self._session(connection, identity)
+        began = time.monotonic()
         try:
             connection.open()
             if not session.greet():
                 raise ConnectError(connection.lost or "stopping")
             self.connected = True
             self._metrics.connects("ok")
-            self._log.info("connected to the MQTT broker", server=self._broker.url)
+            self._log.info("connected to the MQTT broker", server=self._broker.url, qos=session.qos)
             session.run()
         except ConnectError as error:
             self._metrics.connects("refused" if connection.refused else "error")
             self._limited.error(
                 "cannot connect to the MQTT broker", server=self._broker.url, reason=str(error)
             )
-            return 0
+            return self._slow if connection.code in _NOT_US else self._backoff
         finally:
             reason = connection.lost
             self.connected = False
             connection.close()
-            self._metrics.unconfirmed(session.flight.unresolved)
+            self._metrics.unconfirmed(session.unconfirmed)
             self._backlog.rewind()
-        if reason is not None:
-            self._limited.warning(
-                "connection to the MQTT broker lost", server=self._broker.url, reason=reason
-            )
-        return session.sent
+        return self._ended(connection, session, identity, reason, time.monotonic() - began)
 
-    def _sign(self, payloads: list[bytes]) -> list[bytes | None]:
-        messages = self._signer.sign_all(payloads)
+    def _session(self, connection: Connection, identity: Identity) -> Session:
+        def signer() -> JwsSigner:
+            current = self._identity()
+            return (current if current.topic == identity.topic else identity).signer
+
+        return Session(
+            connection,
+            self._backlog,
+            lambda payloads: self._pool.submit(self._sign, signer(), payloads),
+            identity.topic,
+            self._qos,
+            self._metrics,
+            self._waker,
+            self,
+            2 * self._workers + 2,
+            self._suspects,
+            lambda: self._identity().client_id != identity.client_id,
+        )
+
+    def _ended(
+        self, connection: Connection, session: Session, identity: Identity, reason: str | None, seconds: float
+    ) -> Backoff:
+        """Learn from how a connection ended, and say it; returns how long to wait."""
+        takes_nothing = False
+        if session.held is not None:
+            reason, takes_nothing = session.held, not session.blamed
+        elif connection.code in _NOT_US:
+            takes_nothing = True
+        elif connection.by_peer and (connection.code is None or connection.code in PERHAPS_OF_THE_MESSAGE):
+            takes_nothing = self._suspects.lost(session.on_wire(), reason or "")
+        self._suspects.forget_last_chance()
+        if seconds > STABLE:
+            self._short = 0
+            for backoff in (self._backoff, self._taken, self._slow):
+                backoff.reset()
+        elif connection.by_peer:
+            self._short += 1
+        if takes_nothing:
+            told: dict[str, Any] = {"hint": _UNSEEN} if session.qos == 0 else {}
+            self._limited.error(
+                "the MQTT broker takes no new names, they are kept",
+                server=self._broker.url,
+                reason=reason,
+                waiting=self._backlog.disk_events + self._backlog.memory_events,
+                **told,
+            )
+            return self._slow
+        if reason is not None:
+            hint: dict[str, Any] = {}
+            if self._short >= SHORT and not self._suspects.careful:
+                hint = {
+                    "hint": f"is there a second client with the ID {identity.client_id}, of the same key?"
+                }
+            self._limited.warning(
+                "connection to the MQTT broker lost", server=self._broker.url, reason=reason, **hint
+            )
+        return self._taken if connection.code == _TAKEN_OVER else self._backoff
+
+    def _sign(self, signer: JwsSigner, payloads: list[bytes]) -> list[bytes | None]:
+        messages = signer.sign_all(payloads)
         self._metrics.signed(sum(message is not None for message in messages))
         return messages
 
 
-__all__ = ["BACKOFF_FIRST", "BACKOFF_MOST", "Backoff", "Publisher"]
+__all__ = ["BACKOFF_FIRST", "BACKOFF_MOST", "Backoff", "Identity", "Publisher"]

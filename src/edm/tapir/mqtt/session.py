@@ -15,15 +15,20 @@ from edm.observe.logs import RateLimited
 from edm.tapir.events.backlog import Backlog
 from edm.tapir.events.metrics import EventsMetrics
 from edm.tapir.mqtt.flight import Flight
-from edm.tapir.mqtt.mqtt import Connection, Waker
+from edm.tapir.mqtt.mqtt import Confirmation, Connection, Waker
+from edm.tapir.mqtt.suspects import OF_THE_MESSAGE, PERHAPS_OF_THE_MESSAGE, Suspects
+from edm.tapir.mqtt.window import Mark, Window
 
 SLICE = 64
 """Events signed or handed to the connection at a stretch: bounds how long one thread keeps the others waiting."""
 WINDOW = {0: 2048, 1: 512}
 """Most messages on the wire of which nothing is known yet, by quality of service."""
 PING_EVERY = 0.02
-"""Least time between two pings that ask how far the broker has come, in seconds."""
+"""Least time between two pings that ask how far the broker has come, in seconds, while little is under way."""
+TINY = 4096
+"""No event makes a larger message. A broker that takes less does not fit; that is no reason to give up events."""
 _IDLE = 1.0
+_PINGS = 16
 
 
 @dataclass(slots=True)
@@ -79,12 +84,21 @@ class Session:
     control : Control
     pipeline : int
         Slices of events that are being signed or wait signed.
+    suspects : Suspects, optional
+        What earlier connections told of messages that the broker cannot bear.
+    outdated : callable
+        Tells whether the connection should end because another is to take its place.
 
     Attributes
     ----------
     flight : Flight
+    qos : int
     sent : int
         Messages that have arrived.
+    held : str or None
+        Why the broker takes no more; the events are kept.
+    blamed : bool
+        That may be the fault of the last message.
     """
 
     def __init__(
@@ -98,6 +112,8 @@ class Session:
         waker: Waker,
         control: Control,
         pipeline: int,
+        suspects: Suspects | None = None,
+        outdated: Callable[[], bool] = lambda: False,
     ) -> None:
         self.connection = connection
         self.flight = Flight()
@@ -105,16 +121,28 @@ class Session:
         self._backlog = backlog
         self._sign = sign
         self._topic = topic
-        self._qos = qos
+        self.qos = qos
         self._metrics = metrics
         self._waker = waker
         self._control = control
         self._pipeline = pipeline
         self._jobs: deque[_Job] = deque()
-        self._numbers: dict[int, tuple[int, float]] = {}
-        self._ping: tuple[int, int, float] | None = None
+        self.held: str | None = None
+        self.blamed = False
+        self._suspects = suspects or Suspects()
+        self._outdated = outdated
+        # By packet identifier, at quality of service 1: number of the message, its size, when it was handed over.
+        self._numbers: dict[int, tuple[int, int, float]] = {}
+        self._marks: deque[Mark] = deque()
+        self._taken = 0  # messages that the broker has confirmed, in whatever order
+        self._unmarked = [0, 0]  # messages and bytes
+        self._wire = [0, 0]  # the same of all that are unconfirmed
+        self._aboard: deque[tuple[int, bytes]] = (
+            deque()
+        )  # number and message, in order; some of them confirmed
+        self._waiting: list[tuple[int, str, bytes]] = []  # those that are not sent before others have been
         self._pinged = 0.0
-        self._window = WINDOW[qos]
+        self._window = Window(WINDOW[qos])
         self._limited = RateLimited(structlog.get_logger())
 
     def greet(self) -> bool:
@@ -129,14 +157,29 @@ class Session:
     def run(self) -> None:
         """Send until the connection ends or the daemon stops."""
         connection = self.connection
-        self._qos = min(self._qos, connection.maximum_qos)
-        self._window = min(WINDOW[self._qos], connection.receive_maximum if self._qos else WINDOW[0])
+        self.qos = min(self.qos, connection.maximum_qos)
+        self._window.messages = min(WINDOW[self.qos], connection.receive_maximum if self.qos else WINDOW[0])
         while connection.lost is None and not self._over():
             self.step()
         self._settle()
 
+    @property
+    def unconfirmed(self) -> int:
+        """Messages that will be sent again if the connection ends now, though they may have arrived."""
+        return self._wire[0] + self.flight.early
+
+    def on_wire(self) -> list[bytes]:
+        """Return the messages of which nothing is known, oldest first."""
+        return [message for number, message in self._aboard if not self.flight.is_resolved(number)]
+
+    @property
+    def _done_here(self) -> bool:
+        return self.held is not None or self._outdated()
+
     def _over(self) -> bool:
         control = self._control
+        if self._done_here and not self._wire[0]:
+            return True
         if not control.stopping:
             return False
         if control.expired:
@@ -144,12 +187,12 @@ class Session:
         if control.draining:
             return self._backlog.memory_events == 0
         self._jobs.clear()
-        return self.flight.unresolved == 0
+        return not self._wire[0]
 
     def step(self) -> None:
         """Do a slice of each thing there is to do, then wait for the next event."""
         self._settle()
-        if not self._control.stopping or self._control.draining:
+        if not self._done_here and (not self._control.stopping or self._control.draining):
             self._fetch()
             self._publish()
         self._ask()
@@ -185,20 +228,40 @@ class Session:
         self._jobs.append(_Job(self._topic, future))
         future.add_done_callback(lambda _: self._waker.wake())
 
+    @property
+    def _room(self) -> bool:
+        messages, size = self._wire
+        return not messages or (not self._suspects.careful and self._window.has_room(messages, size))
+
     def _publish(self) -> None:
         budget = SLICE
-        while budget and self._jobs and self._jobs[0].ready and not self.connection.congested:
+        if self._waiting and self._taken and not self._wire[0]:
+            self._try_again()
+        while budget and self._jobs and self._jobs[0].ready and not self.connection.congested and self._room:
             job = self._jobs[0]
-            room = min(budget, self._window - self.flight.unresolved)
-            if room <= 0:
-                return
-            part = job.messages[job.position : job.position + room]
+            count = self._fitting(job, budget)
+            part = job.messages[job.position : job.position + count]
             self._hand_over(job.topic, part)
-            job.position += len(part)
-            budget -= len(part)
+            job.position += count
+            budget -= count
             if job.position == len(job.messages):
                 self._jobs.popleft()
                 self.connection.write()
+            if self.held is not None:
+                return
+
+    def _fitting(self, job: _Job, most: int) -> int:
+        """Return how many of the next messages of a job may be handed over; at least one."""
+        if self._suspects.careful:
+            return 1
+        messages, size = self._wire
+        count = 0
+        for message in job.messages[job.position : job.position + most]:
+            if count and not self._window.has_room(messages + count, size):
+                break
+            count += 1
+            size += len(message or b"")
+        return count
 
     def _hand_over(self, topic: str, messages: Sequence[bytes | None]) -> None:
         largest = self.connection.largest(topic)
@@ -206,13 +269,40 @@ class Session:
         for number, message in enumerate(messages, self.flight.hand_over(len(messages))):
             if message is None:
                 self._give_up(number, "sign")
+            elif len(message) > largest < TINY:
+                self.held = f"it takes no packet above {self.connection.maximum_packet} bytes"
+                break
             elif len(message) > largest:
-                self._give_up(number, "too_large")
-                self._limited.error("new name is too large for the MQTT broker", limit=largest)
-            elif self._qos:
-                self._numbers[self.connection.publish(topic, message)] = number, time.monotonic()
+                self._set_aside(
+                    number, topic, message, "too_large", f"it takes no packet above {largest} bytes"
+                )
+            elif (reason := self._suspects.found(message)) is not None:
+                self._set_aside(number, topic, message, "refused", reason)
+            elif self._suspects.waits(message):
+                self._waiting.append((number, topic, message))
             else:
-                good.append(message)
+                self._take_aboard(number, topic, message, good)
+        if good:
+            self.connection.publish_all(topic, good)
+
+    def _take_aboard(self, number: int, topic: str, message: bytes, good: list[bytes]) -> None:
+        """Publish a message at quality of service 1; at 0, append it to ``good``."""
+        for counts in (self._wire, self._unmarked):
+            counts[0] += 1
+            counts[1] += len(message)
+        self._aboard.append((number, message))
+        if self.qos:
+            mid = self.connection.publish(topic, message)
+            self._numbers[mid] = number, len(message), time.monotonic()
+        else:
+            good.append(message)
+
+    def _try_again(self) -> None:
+        """Send a message that waited, alone: the broker takes others."""
+        number, topic, message = self._waiting.pop(0)
+        self._suspects.last_chance(message)
+        good: list[bytes] = []
+        self._take_aboard(number, topic, message, good)
         if good:
             self.connection.publish_all(topic, good)
 
@@ -220,23 +310,31 @@ class Session:
         self._metrics.failed(reason)
         self.flight.resolve(number, sent=False)
 
+    def _set_aside(self, number: int, topic: str, message: bytes, failure: str, reason: str) -> None:
+        self._backlog.set_aside(topic, message, reason)
+        self._limited.error(
+            "new name set aside, the MQTT broker does not take it", reason=reason, bytes=len(message)
+        )
+        self._give_up(number, failure)
+
     def _ask(self) -> None:
         """Send a ping behind what was handed over, if there is something to learn from the answer."""
-        if self._qos or self._ping is not None or not self.flight.unresolved:
+        messages, size = self._unmarked
+        if self.qos or not messages or len(self._marks) >= _PINGS:
             return
         now = time.monotonic()
-        if self.flight.unresolved < self._window and now - self._pinged < PING_EVERY:
+        if self._room and size < self._window.part and now - self._pinged < PING_EVERY:
             return
-        self._ping = self.connection.ping(), self.flight.handed, now
+        self._marks.append(Mark(self.connection.ping(), messages, size, self._wire[1], now))
+        self._unmarked = [0, 0]
         self._pinged = now
 
     def _patience(self) -> float:
         if self.connection.congested:
             return _IDLE
-        full = self.flight.unresolved >= self._window
-        if self._jobs and self._jobs[0].ready and not full:
+        if self._jobs and self._jobs[0].ready and self._room and not self._done_here:
             return 0.0
-        if not self._qos and self._ping is None and self.flight.unresolved:
+        if not self.qos and self._unmarked[0] and len(self._marks) < _PINGS:
             return max(0.0, self._pinged + PING_EVERY - time.monotonic())
         return _IDLE
 
@@ -244,21 +342,21 @@ class Session:
         """Work off what the broker has confirmed."""
         connection = self.connection
         now = time.monotonic()
-        if self._ping is not None and connection.pongs >= self._ping[0]:
-            self.flight.resolve_before(self._ping[1])
-            self._metrics.round_trip(now - self._ping[2])
-            self._ping = None
+        while self._marks and connection.pongs >= self._marks[0].ping:
+            mark = self._marks.popleft()
+            self._arrived(mark.messages, mark.size)
+            numbers = [self._aboard.popleft()[0] for _ in range(mark.messages)]
+            if self._waiting:
+                for number in numbers:
+                    self.flight.resolve(number)
+            else:
+                self.flight.resolve_before(numbers[-1] + 1)
+            self._window.confirmed(mark.size, mark.on_wire, mark.sent, now)
+            self._metrics.round_trip(now - mark.sent)
         while connection.confirmations:
-            word = connection.confirmations.popleft()
-            number, began = self._numbers.pop(word.mid, (-1, now))
-            if number < 0:
-                continue
-            self.flight.resolve(number, sent=word.refused is None)
-            if word.refused is not None:
-                self._metrics.failed("refused")
-                self._limited.error("new name refused by the MQTT broker", reason=word.refused)
-            elif not connection.confirmations:
-                self._metrics.round_trip(now - began)
+            self._settle_one(connection.confirmations.popleft(), now, last=not connection.confirmations)
+        while self.qos and self._aboard and self.flight.is_resolved(self._aboard[0][0]):
+            self._aboard.popleft()
         progress = self.flight.progress()
         if progress is not None:
             self._backlog.acknowledge(
@@ -267,6 +365,36 @@ class Session:
             self.sent += progress.sent
             if progress.sent:
                 self._metrics.succeeded()
+
+    def _settle_one(self, word: Confirmation, now: float, *, last: bool) -> None:
+        """Work off a confirmation of quality of service 1."""
+        if word.mid not in self._numbers:
+            return
+        number, size, began = self._numbers.pop(word.mid)
+        if word.refused is None:
+            self._arrived(1, size)
+            self.flight.resolve(number)
+            if last:
+                self._window.confirmed(size, self._wire[1] + size, began, now)
+                self._metrics.round_trip(now - began)
+            return
+        message = next(message for n, message in self._aboard if n == number)
+        self._wire[0] -= 1
+        self._wire[1] -= size
+        if word.code in OF_THE_MESSAGE:
+            self._set_aside(number, self._topic, message, "refused", word.refused)
+        elif word.code in PERHAPS_OF_THE_MESSAGE:
+            # As good as a connection that ended with this message alone on the wire.
+            self.held, self.blamed = word.refused, not self._suspects.lost([message], word.refused)
+        else:
+            self.held = word.refused
+
+    def _arrived(self, messages: int, size: int) -> None:
+        """Take note of confirmed messages."""
+        self._wire[0] -= messages
+        self._wire[1] -= size
+        self._taken += messages
+        self._suspects.confirmed(messages)
 
 
 __all__ = ["PING_EVERY", "SLICE", "WINDOW", "Control", "Session"]

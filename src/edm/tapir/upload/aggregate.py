@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from edm import __version__
 from edm.config import Settings
-from edm.errors import EdmError
+from edm.errors import EdmError, KeyFileError
+from edm.files.renewable import Renewable
 from edm.tapir.keys.certificates import ClientCertificate
 from edm.tapir.keys.jwk import ED25519, SigningKey, load_signing_key
 from edm.tapir.upload.http_signature import CONTENT_TYPE, aggregate_interval, check_key_id, sign
@@ -36,13 +37,39 @@ class AggregateService:
     """
 
     def __init__(self, settings: Settings) -> None:
-        setting = "http-signing-key-file"
         self.target = Target.parse("http-url", settings.http_url, PATH)
-        self.key: SigningKey = load_signing_key(
-            setting, settings.http_signing_key_file, curves=(ED25519,), private=True
+        self._key = Renewable(
+            "http_signing_key", settings, lambda s: [s.http_signing_key_file], _load_signing_key
         )
-        check_key_id(setting, self.key)
         self.certificate = ClientCertificate("http", settings)
+
+    @property
+    def key(self) -> SigningKey:
+        """The key that signs."""
+        return self._key.value
+
+    def reload(self, settings: Settings) -> None:
+        """Read key, certificate and authorities anew; the URL stays.
+
+        Raises
+        ------
+        KeyFileError
+            A file cannot be used; what it would replace stays.
+        """
+        try:
+            self._key.reload(settings)
+        except KeyFileError as error:
+            try:
+                self.certificate.reload(settings)
+            except KeyFileError as other:
+                raise KeyFileError(f"{error}; {other}") from None
+            raise
+        self.certificate.reload(settings)
+
+    def refresh(self) -> None:
+        """Take up what was renewed on disk."""
+        self._key.refresh()
+        self.certificate.refresh()
 
     def headers(
         self, file: HistogramFile, length: int, digest: str, created: int
@@ -69,6 +96,13 @@ class AggregateService:
             ("Signature-Input", signature_input),
             ("Accept-Encoding", "gzip"),
         )
+
+
+def _load_signing_key(settings: Settings) -> SigningKey:
+    setting = "http-signing-key-file"
+    key = load_signing_key(setting, settings.http_signing_key_file, curves=(ED25519,), private=True)
+    check_key_id(setting, key)
+    return key
 
 
 def upload_problems(settings: Settings) -> Iterator[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from edm.observe.metrics import Metrics
 
-RESULTS = ("created", "refused", "busy", "unexpected", "unreachable", "timeout", "broken", "file")
-"""How a try can end: stored; a 4xx for good; 429 or 503; any other status; then the reasons for no answer."""
+RESULTS = ("created", "refused", "denied", "busy", "unexpected", "unreachable", "timeout", "broken", "file")
+"""How a try can end: stored; the file is refused; key, certificate, clock or URL are; 429 or 503; any other
+status; then the reasons for no answer."""
 
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 

@@ -99,8 +99,27 @@ class Outbox:
         return self._move(file, self.sent)
 
     def set_aside(self, file: HistogramFile) -> Path:
-        """Move a file that Core refuses; return where to. Moved back into the outbox, it is tried again."""
+        """Move a file that Core refuses; return where to."""
         return self._move(file, self.refused)
+
+    def bring_back(self) -> list[HistogramFile]:
+        """Move the files that were set aside back into the outbox; return them as they lie there.
+
+        Raises
+        ------
+        OSError, OutputError
+            One cannot be moved; it and those after it stay.
+        """
+        try:
+            names = sorted(entry.name for entry in _histograms(self.refused))
+        except FileNotFoundError:
+            return []
+        moved = set()
+        for name in names:
+            with suppress(FileNotFoundError, ValueError):
+                aside = HistogramFile(self.refused / name, *interval_of(name), 0, (0, 0))
+                moved.add(self._move(aside, self.folder).name)
+        return [file for file in self.scan() if file.path.name in moved]
 
     def clean(self, now: float) -> int:
         """Remove sent files older than :data:`KEEP_SENT`; return how many. Other files stay.
@@ -120,7 +139,8 @@ class Outbox:
         return removed
 
     def _move(self, file: HistogramFile, folder: Path) -> Path:
-        # Nothing else puts files there, so what is free here is still free when the file is renamed.
+        # Nothing else puts files there, so what is free here is still free when the file is renamed. (Into the outbox
+        # the writer does too, but never under the name of an interval that is long over.)
         make_folder(folder)
         target = folder / file.path.name
         number = 1
@@ -129,7 +149,7 @@ class Outbox:
             stem = file.path.stem.partition("~")[0]
             target = folder / f"{stem}~{number}{SUFFIX}"
         file.path.rename(target)
-        for changed in (folder, self.folder):
+        for changed in (folder, file.path.parent):
             _sync(changed)
         return target
 

@@ -24,11 +24,10 @@ from urllib.parse import quote, urlsplit
 
 from edm.errors import ConfigError
 from edm.files.own import open_own
+from edm.tapir.upload.answer import Answer, read_answer
 
 CHUNK = 64 * 1024
 """Bytes read from the file at a time."""
-TEXT_MAX = 200
-"""Characters kept of the text with which a server explains itself."""
 
 Failure: TypeAlias = Literal["unreachable", "timeout", "broken", "file", "stopped"]
 """No usable connection; no answer in time; the connection broke; the file could not be read; cut short."""
@@ -53,24 +52,14 @@ class Limits:
     ----------
     connect, tls : the TCP connection over all of the server's addresses, and the TLS handshake.
     send : each piece of at most 16 KiB of the content.
-    answer : from the end of the content to the end of the answer's header.
+    answer : from the end of the content to the end of the answer's header. Core remembers the digest before it stores
+        the content and answers 201 to a digest that it knows: who gives up too early and tries again loses the file.
     """
 
     connect: float = 30.0
     tls: float = 10.0
     send: float = 30.0
-    answer: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the server answered; ``text`` is the beginning of the content if that is readable."""
-
-    status: int
-    reason: str
-    location: str | None
-    retry_after: str | None
-    text: str
+    answer: float = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,20 +258,7 @@ class Exchange:
 
     def _answer(self, connection: socket.socket) -> Answer:
         deadline = time.monotonic() + self._limits.answer
-        incoming: Any = _Incoming(connection, lambda: self._left(deadline - time.monotonic()))
-        with contextlib.closing(http.client.HTTPResponse(incoming, method="POST")) as response:
-            response.begin()
-            text = ""
-            with contextlib.suppress(OSError, http.client.HTTPException, PostError, ValueError):
-                if response.getheader("Content-Encoding") is None:
-                    text = response.read(4 * TEXT_MAX).decode("utf-8", "replace")
-            return Answer(
-                response.status,
-                response.reason,
-                response.getheader("Location"),
-                response.getheader("Retry-After"),
-                " ".join(text.split())[:TEXT_MAX],
-            )
+        return read_answer(_Incoming(connection, lambda: self._left(deadline - time.monotonic())))
 
 
 class _Incoming(io.RawIOBase):
@@ -291,9 +267,6 @@ class _Incoming(io.RawIOBase):
     def __init__(self, connection: socket.socket, left: Callable[[], float]) -> None:
         self._connection = connection
         self._left = left
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True

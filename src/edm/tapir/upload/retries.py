@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
+from edm.tapir.upload.outbox import HistogramFile
 from edm.tapir.upload.post import Limits
 
 
@@ -27,7 +28,7 @@ class Timing:
     scan: float = 10.0
     clean: float = 60.0
     retry: float = 15.0
-    retry_longest: float = 900.0
+    retry_longest: float = 300.0
     pace: float = 1.0
     pace_longest: float = 15.0
     outage: float = 15.0
@@ -68,6 +69,23 @@ class Backoff:
         self.until = -math.inf
 
 
+@dataclass
+class FileRecord:
+    """What is remembered of a file that could not be dealt with at once."""
+
+    identity: tuple[int, int]
+    backoff: Backoff
+    until: float = -math.inf  # before that it is not tried again
+    refusals: int = 0
+    stored: bool = False  # Core has it, only moving it away failed
+    brought_back: bool = False  # from those set aside: one try, after all others
+
+    @classmethod
+    def of(cls, file: HistogramFile, timing: Timing) -> FileRecord:
+        """Return the record of a file of which nothing is known yet."""
+        return cls(file.identity, Backoff(timing.retry, timing.retry_longest))
+
+
 def retry_after(value: str | None, now: float) -> float | None:
     """Return the seconds to wait that a ``Retry-After`` field asks for, or None if it says nothing usable.
 
@@ -92,4 +110,4 @@ def retry_after(value: str | None, now: float) -> float | None:
         return None
 
 
-__all__ = ["Backoff", "Timing", "retry_after"]
+__all__ = ["Backoff", "FileRecord", "Timing", "retry_after"]

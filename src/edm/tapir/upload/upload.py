@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -17,28 +16,17 @@ from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.paths import DataDirectory
 from edm.tapir.upload.aggregate import AggregateService
+from edm.tapir.upload.answer import Answer, likely_cause
 from edm.tapir.upload.http_signature import content_digest
 from edm.tapir.upload.metrics import UploadMetrics
 from edm.tapir.upload.outbox import HistogramFile, Outbox
-from edm.tapir.upload.post import Answer, Exchange, PostError, open_content
-from edm.tapir.upload.retries import Backoff, Timing, retry_after
+from edm.tapir.upload.post import Exchange, PostError, open_content
+from edm.tapir.upload.retries import Backoff, FileRecord, Timing, retry_after
 
 CREATED = 201
-BUSY = (429, 503)
-"""Statuses with which a server asks everybody to wait."""
-CHANGEABLE = (408, 425, 429)
-"""The 4xx that say nothing about the request itself; any other will not change by itself."""
 
-
-@dataclass
-class _Record:
-    """What is remembered of a file that could not be dealt with at once."""
-
-    identity: tuple[int, int]
-    backoff: Backoff
-    until: float = -math.inf  # before that it is not tried again
-    refusals: int = 0
-    stored: bool = False  # Core has it, only moving it away failed
+_FAILED = "histogram upload failed, it will be tried again"
+_DENIED = "Core does not accept histograms from here, all of them wait"
 
 
 class Uploader:
@@ -49,13 +37,15 @@ class Uploader:
     Only status 201 means that Core has a file, which is then moved to the folder of sent files. A process that
     is killed between the answer and the move uploads that file once more after its restart; in any other case
     a stored file is not sent again. A file that fails is tried again after a growing wait, and the others go on
-    meanwhile; how often they are tried slows down while nothing succeeds. A file refused for good
-    ``http-retry-limit`` times is set aside.
+    meanwhile; how often they are tried slows down while nothing succeeds. A file refused for its own sake
+    ``http-retry-limit`` times is set aside; a reload gives it one more try. For a refusal that is the key's, the
+    certificate's, the clock's or the URL's fault no file is set aside: all wait, and one after the other probes.
 
     Parameters
     ----------
     settings : Settings
-        Of these, only the client certificate and ``disable-histogram-sender`` can change by a reload.
+        Of these, only ``disable-histogram-sender`` and the files with keys, certificate and authorities can change
+        by a reload.
     data : DataDirectory
     metrics : Metrics
     timing : Timing, optional
@@ -82,7 +72,7 @@ class Uploader:
         self.outbox = Outbox(data)
         self.service: AggregateService | None = None
         self._enabled = False
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, FileRecord] = {}
         self._pace = Backoff(self._timing.pace, self._timing.pace_longest)
         self._outage = Backoff(self._timing.outage, self._timing.outage_longest)
         self._asked_until = -math.inf
@@ -110,15 +100,15 @@ class Uploader:
         self._thread.start()
 
     def reload(self, settings: Settings) -> bool:
-        """Switch the sender on or off, and read the client certificate anew for the next connection.
+        """Switch the sender on or off; read key, client certificate and authorities anew for the next upload.
 
-        A sender that was off at the start is set up now. What waits to be tried again is tried at once. Returns
-        whether it is on.
+        A sender that was off at the start is set up now. What waits to be tried again is tried at once, and what was
+        set aside gets another try. Returns whether it is on.
 
         Raises
         ------
         EdmError
-            A file cannot be used; what was in use stays in use.
+            A file cannot be used; what it replaces stays in use.
         """
         if settings.disable_histogram_sender:
             self._enabled = False
@@ -128,7 +118,7 @@ class Uploader:
                 self._set_up(settings)
             else:
                 self._enabled = True
-                self.service.certificate.reload(settings)
+                self.service.reload(settings)
         finally:
             self._forgive.set()
             self._wake.set()
@@ -194,6 +184,7 @@ class Uploader:
             self._outage.forgive()
             for record in self._records.values():
                 record.until = -math.inf
+            self._bring_back()
         if last:
             # The last chance is worth a try without a wait, but not against what Core asked for.
             self._pace.forgive()
@@ -214,12 +205,31 @@ class Uploader:
             for f in files
             if (r := self._records.get(f.path.name)) and r.identity == f.identity
         }
-        for file in files:
+        for file in sorted(files, key=self._is_brought_back):
             if not self._may_go_on(last):
                 break
             if self._handle(file):
                 self._counts.outbox_files.dec()
                 self._counts.outbox_bytes.dec(file.size)
+
+    def _is_brought_back(self, file: HistogramFile) -> bool:
+        record = self._records.get(file.path.name)
+        return record is not None and record.brought_back
+
+    def _bring_back(self) -> None:
+        """Put the files that were set aside into the outbox again: the reason may have gone."""
+        try:
+            files = self.outbox.bring_back()
+        except (OSError, OutputError) as error:
+            self._limited.error("histograms set aside cannot be tried again", reason=str(error))
+            return
+        for file in files:
+            record = FileRecord.of(file, self._timing)
+            record.refusals = self._settings.http_retry_limit - 1
+            record.brought_back = True
+            self._records[file.path.name] = record
+        if files:
+            self._log.info("histograms set aside are tried again", files=len(files))
 
     def _may_go_on(self, last: bool) -> bool:
         now = self._clock()
@@ -231,6 +241,7 @@ class Uploader:
 
     def _clean(self) -> None:
         if self._enabled and self.service is not None:
+            self.service.refresh()
             self.service.certificate.warn_if_expiring()
         try:
             removed = self.outbox.clean(time.time())
@@ -244,14 +255,13 @@ class Uploader:
     def _handle(self, file: HistogramFile) -> bool:
         """Upload a file if it is its turn; return whether it has left the outbox."""
         name = file.path.name
-        record = self._records.get(name) or _Record(
-            file.identity, Backoff(self._timing.retry, self._timing.retry_longest)
-        )
+        record = self._records.get(name) or FileRecord.of(file, self._timing)
         if self._clock() < record.until:
             return False
         if not record.stored:
             service = self.service
             assert service is not None
+            service.refresh()
             began = self._clock()
             try:
                 answer = self._upload(service, file)
@@ -290,7 +300,7 @@ class Uploader:
             finally:
                 self._exchange = None
 
-    def _success(self, file: HistogramFile, record: _Record, answer: Answer, seconds: float) -> None:
+    def _success(self, file: HistogramFile, record: FileRecord, answer: Answer, seconds: float) -> None:
         record.stored = True
         self._pace.reset()
         self._outage.reset()
@@ -305,7 +315,7 @@ class Uploader:
             seconds=round(seconds, 3),
         )
 
-    def _move(self, file: HistogramFile, record: _Record) -> bool:
+    def _move(self, file: HistogramFile, record: FileRecord) -> bool:
         try:
             self.outbox.move_to_sent(file)
         except FileNotFoundError:
@@ -320,7 +330,7 @@ class Uploader:
         self._records.pop(file.path.name, None)
         return True
 
-    def _no_answer(self, file: HistogramFile, record: _Record, error: PostError) -> None:
+    def _no_answer(self, file: HistogramFile, record: FileRecord, error: PostError) -> None:
         self._counts.attempts.labels(error.failure).inc()
         if error.failure == "unreachable":
             self._outage.failed(self._clock())
@@ -328,11 +338,12 @@ class Uploader:
         else:
             self._again(file, record, reason=str(error))
 
-    def _refusal(self, file: HistogramFile, record: _Record, answer: Answer) -> bool:
+    def _refusal(self, file: HistogramFile, record: FileRecord, answer: Answer) -> bool:
         """Deal with an answer that is not 201; return whether the file has left the outbox."""
         now = self._clock()
         told: dict[str, Any] = {"status": answer.status, "reason": answer.text or answer.reason}
-        if answer.status in BUSY:
+        blame = answer.blame
+        if blame == "busy":
             self._counts.attempts.labels("busy").inc()
             asked = retry_after(answer.retry_after, time.time())
             if asked is not None:
@@ -342,8 +353,14 @@ class Uploader:
                 self._outage.failed(now)
             self._again(file, record, away=True, **told)
             return False
+        if blame in ("access", "address"):
+            self._counts.attempts.labels("denied").inc()
+            self._outage.failed(now)
+            cause = likely_cause(answer)
+            self._again(file, record, _DENIED, likely_cause=cause, **told)
+            return False
         self._outage.reset()
-        if 400 <= answer.status < 500 and answer.status not in CHANGEABLE:
+        if blame == "file":
             self._counts.attempts.labels("refused").inc()
             record.refusals += 1
             if record.refusals >= self._settings.http_retry_limit:
@@ -355,7 +372,9 @@ class Uploader:
         self._again(file, record, **told)
         return False
 
-    def _again(self, file: HistogramFile, record: _Record, away: bool = False, **told: Any) -> None:
+    def _again(
+        self, file: HistogramFile, record: FileRecord, event: str = _FAILED, away: bool = False, **told: Any
+    ) -> None:
         """Let a file wait: on its own account, or because Core is ``away`` for all."""
         now = self._clock()
         self._records[file.path.name] = record
@@ -366,13 +385,13 @@ class Uploader:
         record.until = max(record.until, self._held_until() + self._timing.pace)
         wait = record.until - now
         self._limited.warning(
-            "histogram upload failed, it will be tried again",
+            event,
             filename=file.path.name,
             wait_seconds=round(wait, 1),
             **told,
         )
 
-    def _set_aside(self, file: HistogramFile, record: _Record, **told: Any) -> bool:
+    def _set_aside(self, file: HistogramFile, record: FileRecord, **told: Any) -> bool:
         try:
             target = self.outbox.set_aside(file)
         except FileNotFoundError:
@@ -384,7 +403,7 @@ class Uploader:
         self._records.pop(file.path.name, None)
         self._counts.refused.inc()
         self._limited.error(
-            "histogram set aside because Core refuses it; move it back to the outbox to try again",
+            "histogram set aside because Core refuses it; a reload tries it again",
             filename=str(target),
             tries=record.refusals,
             **told,

@@ -1,0 +1,134 @@
+"""The certificate of the TLS input, and the authorities whose senders it accepts: loading and renewing."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from dataclasses import dataclass
+
+from edm.config import Settings
+from edm.errors import KeyFileError
+from edm.files.pem import EncryptedKeyError, load_pair, read_pem
+from edm.files.renewable import Renewable, reload_all
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A certificate with its key, found to be usable and kept as it was read."""
+
+    certificate: tuple[str, bytes]
+    key: tuple[str, bytes]
+
+
+def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLContext:
+    """Return the TLS 1.3 server context; with a client CA file, client certificates are required.
+
+    Raises
+    ------
+    KeyFileError
+        A file is missing, unreadable, not PEM, or certificate and key do not belong together.
+    """
+    return _context(_load_pair(cert_file, key_file), _load_authorities(client_ca_file))
+
+
+class InputCertificate:
+    """The certificate of the TLS input and the authorities of its senders. Any thread may use it.
+
+    Whoever renews the files need not tell: they are looked at before each new connection.
+
+    Parameters
+    ----------
+    settings : Settings
+
+    Raises
+    ------
+    KeyFileError
+        As :func:`tls_context`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._pair = Renewable(
+            "input_tls_certificate",
+            settings,
+            lambda s: [s.input_tls_cert_file, s.input_tls_key_file],
+            lambda s: _load_pair(s.input_tls_cert_file, s.input_tls_key_file),
+        )
+        self._authorities = Renewable(
+            "input_tls_client_authorities",
+            settings,
+            lambda s: [s.input_tls_client_ca_file],
+            lambda s: _load_authorities(s.input_tls_client_ca_file),
+        )
+        self._lock = threading.Lock()
+        self._renewed()
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for a new connection, with what is on disk now if that can be used."""
+        self.refresh()
+        return self._context
+
+    def refresh(self) -> None:
+        """Look at the files and take up what was renewed."""
+        if self._pair.refresh() | self._authorities.refresh():
+            self._renewed()
+
+    def reload(self, settings: Settings) -> None:
+        """Read everything anew, from where ``settings`` says; connections that are open stay as they are.
+
+        Raises
+        ------
+        KeyFileError
+            The pair cannot be used, or the authorities; the old ones stay.
+        """
+        try:
+            reload_all(settings, self._pair, self._authorities)
+        finally:
+            self._renewed()
+
+    def _renewed(self) -> None:
+        with self._lock:
+            self._context = _context(self._pair.value, self._authorities.value)
+
+
+def _load_pair(cert_file: str, key_file: str) -> _Pair:
+    chain, key = read_pem("input-tls-cert-file", cert_file), read_pem("input-tls-key-file", key_file)
+    try:
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), (cert_file, chain), (key_file, key))
+    except EncryptedKeyError:
+        raise KeyFileError(f"input-tls-key-file: {key_file}: the key is encrypted") from None
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise KeyFileError(
+                f"input-tls-key-file: {key_file}: does not belong to the certificate in {cert_file}"
+            ) from error
+        raise KeyFileError(
+            f"input-tls-cert-file {cert_file} / input-tls-key-file {key_file}: not usable PEM ({error.reason or error})"
+        ) from error
+    return _Pair((cert_file, chain), (key_file, key))
+
+
+def _load_authorities(path: str) -> str | None:
+    if not path:
+        return None
+    text = read_pem("input-tls-client-ca-file", path).decode("ascii", "replace")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        raise KeyFileError(f"input-tls-client-ca-file: {path}: not usable PEM") from error
+    return text
+
+
+def _context(pair: _Pair, authorities: str | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # A sender connects once and stays, so it has no use for session tickets; and unbound (1.17, say), when it is
+    # busy, trips over those that come after the handshake and ends the connection with an alert.
+    context.num_tickets = 0
+    load_pair(context, pair.certificate, pair.key)
+    if authorities is not None:
+        context.load_verify_locations(cadata=authorities)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+__all__ = ["InputCertificate", "tls_context"]
