@@ -9,11 +9,10 @@ over.
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 
-from edm.kernel.columns import N_FATES, PENDING, Fate, I64Array, U8Array
+from edm.kernel.columns import I64, N_FATES, PENDING, Fate, Fates, I64Array, U8Array
 from edm.kernel.jit import kernel
 
 METADATA_PREFIX = "edm.ledger."
@@ -24,7 +23,7 @@ FATE_NAMES = tuple(fate.name.lower() for fate in Fate)
 
 
 @kernel
-def count_fates(fate: Any, n: Any, counts: Any) -> None:
+def count_fates(fate: Fates, n: I64, counts: I64Array) -> None:
     """Add the number of rows of each fate to ``counts``.
 
     A value that is no fate is added to ``PENDING``, where it unbalances the ledger instead of hiding.
@@ -46,7 +45,7 @@ def count_fates(fate: Any, n: Any, counts: Any) -> None:
 
 
 @kernel
-def settle_fates(fate: Any, n: Any, last: Any, counts: Any) -> None:
+def settle_fates(fate: Fates, n: I64, last: I64, counts: I64Array) -> None:
     """Give the rows that are still PENDING the fate ``last``, and count the fates.
 
     Parameters

@@ -344,7 +344,7 @@ def test_codes_stand_for_names(names: list[bytes], strings: list[bytes]) -> None
     wire, codes, out = (np.zeros(room, np.uint8) for room in (400, 80, 264))
     for name in names:
         wire[: len(name)] = np.frombuffer(name, np.uint8)
-        count = code_and_back(wire, len(name), *symbols, codes, out)
+        count = code_and_back(wire, len(name), symbols, codes, out)
         assert 1 <= count <= len(name) + 1
         # Whatever stands around the codes.
         codes[:8] = codes[8 + count :] = 255 - codes[8]
@@ -355,18 +355,18 @@ def test_codes_stand_for_names(names: list[bytes], strings: list[bytes]) -> None
 
 
 @kernel
-def code_and_back(wire, size, book, starts, singles, codes, out):  # type: ignore[no-untyped-def]
+def code_and_back(wire, size, symbols, codes, out):  # type: ignore[no-untyped-def]
     off = np.uint64(0)
     start = np.uint64(8)
-    end = encode_name(wire, off, np.uint64(size), book, starts, singles, codes, start)
+    end = encode_name(wire, off, np.uint64(size), symbols, codes, start)
     count = end - start
-    decoded = decode_name(codes, start, count, book, out)
-    same = same_coded(codes, start, count, book, wire, off, np.uint64(size))
+    decoded = decode_name(codes, start, count, symbols.book, out)
+    same = same_coded(codes, start, count, symbols.book, wire, off, np.uint64(size))
     wrong = False
     for k in range(size):
         wire[k] ^= 1
-        wrong |= same_coded(codes, start, count, book, wire, off, np.uint64(size))
-        wrong |= surely_same_coded(codes, start, count, book, wire, off, np.uint64(size))
+        wrong |= same_coded(codes, start, count, symbols.book, wire, off, np.uint64(size))
+        wrong |= surely_same_coded(codes, start, count, symbols.book, wire, off, np.uint64(size))
         wire[k] ^= 1
     return np.int64(count) if decoded == size and same and not wrong else -1
 

@@ -6,10 +6,9 @@ wrap-around check per byte, and mixing the two would turn the result into a floa
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from edm.kernel.columns import U64, Bytes
 from edm.kernel.jit import force_inlined
 
 PADDING = 32
@@ -24,7 +23,7 @@ _UFF = np.uint64(0xFF)
 
 
 @force_inlined
-def load_be(buf: Any, i: Any) -> Any:
+def load_be(buf: Bytes, i: U64) -> U64:
     """Return the eight bytes at byte ``i`` (uint64) as a big-endian number. The caller has checked ``i + 8``."""
     return (
         (np.uint64(buf[i]) << _U56)
@@ -39,14 +38,14 @@ def load_be(buf: Any, i: Any) -> Any:
 
 
 @force_inlined
-def get_bits(buf: Any, pos: Any, width: Any) -> Any:
+def get_bits(buf: Bytes, pos: U64, width: U64) -> U64:
     """Return the ``width`` bits (0 to 57) at bit ``pos``; both ``uint64``."""
     # Two shifts, because one by 64 (a field of width 0) is undefined.
     return ((load_be(buf, pos >> U3) << (pos & U7)) >> U1) >> (_U63 - width)
 
 
 @force_inlined
-def put_bits(buf: Any, pos: Any, value: Any, width: Any) -> Any:
+def put_bits(buf: Bytes, pos: U64, value: U64, width: U64) -> U64:
     """Write ``value`` into ``width`` bits (0 to 57) at bit ``pos``, which are still zero; return the end."""
     end = pos + width
     if width == U0:

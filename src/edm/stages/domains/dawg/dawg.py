@@ -21,6 +21,7 @@ from edm.errors import ListFileError
 from edm.files.reading import LIMIT_SETTING, UnreadableError, printable, read_whole
 from edm.kernel.columns import I64Array, U8Array
 from edm.stages.domains.dawg import kernels as dk
+from edm.stages.domains.dawg.arrays import DawgBits, Reach
 from edm.stages.domains.dawg.bits import MAX_CODE_GROUPS, PADDING
 from edm.stages.domains.dawg.walk import pick_words, walk_words
 
@@ -184,22 +185,22 @@ class Dawg:
         self._wbits = bit_length(self.words)
         self._skip_field = bit_length(self._wbits)
 
-    def _check_nodes(self) -> None:
-        first, end, nodes, cbits, abits, wbits, skip_field = (
-            np.uint64(i)
-            for i in (
-                self._first,
-                8 * self.size,
-                self.nodes,
-                self._cbits,
-                self._abits,
-                self._wbits,
-                self._skip_field,
-            )
+    def _dawg_bits(self) -> DawgBits:
+        return DawgBits(
+            buf=self._buf,
+            first=np.uint64(self._first),
+            end=np.uint64(8 * self.size),
+            cbits=np.uint64(self._cbits),
+            abits=np.uint64(self._abits),
+            wbits=np.uint64(self._wbits),
+            skip_field=np.uint64(self._skip_field),
         )
+
+    def _check_nodes(self) -> None:
+        dawg = self._dawg_bits()
         starts = np.zeros(self.size // 8 + 2, np.uint64)
         report = np.zeros(2, np.uint64)
-        problem = dk.scan_nodes(self._buf, first, end, nodes, cbits, abits, wbits, skip_field, starts, report)
+        problem = dk.scan_nodes(dawg, np.uint64(self.nodes), starts, report)
         if problem != dk.OK:
             raise self._fail(int(report[0]), PROBLEMS[problem])
         last = int(report[0])
@@ -214,9 +215,7 @@ class Dawg:
         trie = np.zeros(self.nodes, np.uint32)
         heights = np.zeros(self.nodes, np.uint16)
         stack = np.empty((dk.MAX_WORD_CHARS + 2, dk.STACK_FIELDS), np.uint64)
-        problem = dk.count_words(
-            self._buf, first, end, cbits, abits, skip_field, starts, rank, words, trie, heights, stack, report
-        )
+        problem = dk.count_words(dawg, starts, rank, Reach(words, trie, heights), stack, report)
         if problem != dk.OK:
             raise self._fail(int(report[0]), PROBLEMS[problem])
         if report[1] != self.nodes:
@@ -248,12 +247,10 @@ class Dawg:
         path = np.empty(4 * self.longest + 4, np.uint8)
         stack = np.empty((self.longest + 2, dk.STACK_FIELDS), np.uint64)
         report = np.zeros(2, np.int64)
-        first, cbits, abits, skip_field = (
-            np.uint64(i) for i in (self._first, self._cbits, self._abits, self._skip_field)
-        )
+        dawg = self._dawg_bits()
         while report[1] >= 0:
             depth = int(report[1])
-            walk_words(self._buf, first, cbits, abits, skip_field, stack, path, depth, text, ends, report)
+            walk_words(dawg, stack, path, depth, text, ends, report)
             if report[0]:
                 yield text, ends[: report[0]]
 
@@ -263,10 +260,8 @@ class Dawg:
         text = np.empty(64 * len(indexes) + 4 * self.longest + 4, np.uint8)
         ends = np.empty(len(indexes), np.int64)
         stack = np.empty((1, dk.STACK_FIELDS), np.uint64)
-        first, cbits, abits, skip_field = (
-            np.uint64(i) for i in (self._first, self._cbits, self._abits, self._skip_field)
-        )
-        done = pick_words(self._buf, first, cbits, abits, skip_field, indexes, stack, text, ends)
+        dawg = self._dawg_bits()
+        done = pick_words(dawg, indexes, stack, text, ends)
         return text, ends[:done]
 
     def __len__(self) -> int:

@@ -9,11 +9,11 @@ Format: github.com/smhanov/dawg.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from edm.kernel.columns import I64, U64, Bytes, Flag, U64Array
 from edm.kernel.jit import force_inlined, kernel
+from edm.stages.domains.dawg.arrays import DawgBits, NodeStarts, Ranks, Reach, Stack
 from edm.stages.domains.dawg.bits import MAX_CODE_GROUPS, U0, U1, U2, U3, U4, U6, U7, U8, get_bits
 
 # What a kernel found wrong; the texts are in ``dawg.PROBLEMS``.
@@ -61,7 +61,7 @@ STACK_FIELDS = 9
 
 
 @force_inlined
-def get_code(buf: Any, pos: Any) -> Any:
+def get_code(buf: Bytes, pos: U64) -> tuple[U64, U64]:
     """Return ``(number, end)`` of the 7-bit code at ``pos``; ``end`` is 0 if it has too many groups."""
     value = U0
     for _ in range(MAX_CODE_GROUPS):
@@ -74,7 +74,7 @@ def get_code(buf: Any, pos: Any) -> Any:
 
 
 @force_inlined
-def node_head(buf: Any, pos: Any, skip_field: Any) -> Any:
+def node_head(buf: Bytes, pos: U64, skip_field: U64) -> tuple[U64, U64, U64, U64, U64]:
     """Return ``(final, fallthrough, edges, skip width, position of the first edge)``; 0 for a bad count."""
     head = get_bits(buf, pos, U3)
     final = head >> U2
@@ -89,33 +89,19 @@ def node_head(buf: Any, pos: Any, skip_field: Any) -> Any:
 
 
 @force_inlined
-def _bad_character(character: Any) -> Any:
+def _bad_character(character: U64) -> Flag:
     return character > _MAX_CHARACTER or (_HIGH_SURROGATE <= character <= _LAST_SURROGATE)
 
 
 @kernel
-def scan_nodes(
-    buf: Any,
-    first: Any,
-    end: Any,
-    nodes: Any,
-    cbits: Any,
-    abits: Any,
-    wbits: Any,
-    skip_field: Any,
-    starts: Any,
-    report: Any,
-) -> Any:
+def scan_nodes(dawg: DawgBits, nodes: U64, starts: NodeStarts, report: U64Array) -> I64:
     """Read ``nodes`` nodes one behind the other and check all that can be told without following an address.
 
     Parameters
     ----------
-    buf : uint8[size + PADDING]
-    first, end : uint64, bit
-        Where the first node stands, and the end of the file.
+    dawg : DawgBits
     nodes : uint64
-    cbits, abits, wbits, skip_field : uint64, bit
-        Widths of a character, an address, the word count, and the field that holds a skip width.
+        How many there are.
     starts : uint64[size // 8 + 2]
         Out: bit ``p % 64`` of element ``p // 64`` is set if a node starts at bit ``p``.
     report : uint64[2]
@@ -126,7 +112,8 @@ def scan_nodes(
     int
         ``OK`` or the problem.
     """
-    pos = first
+    buf, end, cbits, skip_field = dawg.buf, dawg.end, dawg.cbits, dawg.skip_field
+    pos = dawg.first
     fall = U0
     for _ in range(nodes):
         report[0] = pos
@@ -138,9 +125,9 @@ def scan_nodes(
             return BAD_EDGE_COUNT
         if at > end:
             return TRUNCATED
-        if width > wbits:
+        if width > dawg.wbits:
             return BAD_SKIP_WIDTH
-        address = abits if fall == U0 else U0
+        address = dawg.abits if fall == U0 else U0
         # The count is below 2^35 and the widths are below 2^6: nothing overflows.
         size = edges * (cbits + address)
         if edges > U1:
@@ -165,7 +152,7 @@ def scan_nodes(
 
 
 @force_inlined
-def _ones(word: Any) -> Any:
+def _ones(word: U64) -> U64:
     word = word - ((word >> U1) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + ((word >> U2) & np.uint64(0x3333333333333333))
     word = (word + (word >> U4)) & np.uint64(0x0F0F0F0F0F0F0F0F)
@@ -173,8 +160,9 @@ def _ones(word: Any) -> Any:
 
 
 @force_inlined
-def push_node(buf: Any, pos: Any, skip_field: Any, stack: Any, depth: Any, node: Any) -> Any:
-    final, fall, edges, width, at = node_head(buf, pos, skip_field)
+def push_node(dawg: DawgBits, pos: U64, stack: Stack, depth: I64, node: U64) -> U64:
+    """Put the node at bit ``pos`` on the stack; return 1 if a word ends there, else 0."""
+    final, fall, edges, width, at = node_head(dawg.buf, pos, dawg.skip_field)
     stack[depth, S_EDGE] = at
     stack[depth, S_LEFT] = edges
     stack[depth, S_WIDTH] = width
@@ -185,51 +173,37 @@ def push_node(buf: Any, pos: Any, skip_field: Any, stack: Any, depth: Any, node:
 
 
 @force_inlined
-def next_edge(buf: Any, cbits: Any, abits: Any, stack: Any, depth: Any) -> Any:
+def next_edge(dawg: DawgBits, stack: Stack, depth: I64) -> tuple[U64, U64, U64]:
     """Take the next edge of the frame: ``(character, skip, child)``; the first edge's skip is given as 0."""
     at = stack[depth, S_EDGE]
     stack[depth, S_LEFT] -= U1
-    character = get_bits(buf, at, cbits)
-    at += cbits
+    character = get_bits(dawg.buf, at, dawg.cbits)
+    at += dawg.cbits
     if stack[depth, S_FALL] != U0:
         return character, U0, at
     skip = U0
     if stack[depth, S_FIRST] == U0:
-        skip = get_bits(buf, at, stack[depth, S_WIDTH])
+        skip = get_bits(dawg.buf, at, stack[depth, S_WIDTH])
         at += stack[depth, S_WIDTH]
     stack[depth, S_FIRST] = U0
-    stack[depth, S_EDGE] = at + abits
-    return character, skip, get_bits(buf, at, abits)
+    stack[depth, S_EDGE] = at + dawg.abits
+    return character, skip, get_bits(dawg.buf, at, dawg.abits)
 
 
 @kernel
 def count_words(
-    buf: Any,
-    first: Any,
-    end: Any,
-    cbits: Any,
-    abits: Any,
-    skip_field: Any,
-    starts: Any,
-    rank: Any,
-    words: Any,
-    trie: Any,
-    heights: Any,
-    stack: Any,
-    report: Any,
-) -> Any:
+    dawg: DawgBits, starts: NodeStarts, rank: Ranks, reach: Reach, stack: Stack, report: U64Array
+) -> I64:
     """Follow every edge once, depth first: check addresses, loops and skips, and count what each node reaches.
 
     Parameters
     ----------
-    buf, first, end, cbits, abits, skip_field, starts
+    dawg, starts
         As for :func:`scan_nodes`, which has accepted the file.
     rank : uint32[len(starts)]
         Nodes that start before bit ``64 * i``.
-    words, trie : uint32[nodes], zeroed
-        Out: words, and edges of the unfolded trie, reachable from each node.
-    heights : uint16[nodes]
-        Out: characters of the longest word reachable from each node.
+    reach : Reach
+        Out.
     stack : uint64[MAX_WORD_CHARS + 2, STACK_FIELDS]
     report : uint64[2]
         Out: the bit where the problem is; the number of nodes reached.
@@ -239,8 +213,9 @@ def count_words(
     int
         ``OK`` or the problem.
     """
+    words, trie, heights = reach
     depth = 0
-    child = first
+    child = dawg.first
     report[1] = U0
     entering = True
     while True:
@@ -254,7 +229,7 @@ def count_words(
                     return WORD_TOO_LONG
                 words[node] = _ON_PATH
                 report[1] += U1
-                stack[depth, S_WORDS] = push_node(buf, child, skip_field, stack, depth, node)
+                stack[depth, S_WORDS] = push_node(dawg, child, stack, depth, node)
                 stack[depth, S_TRIE] = U0
                 stack[depth, S_HEIGHT] = U0
                 depth += 1
@@ -272,10 +247,10 @@ def count_words(
         if stack[top, S_LEFT] > U0:
             report[0] = stack[top, S_EDGE]
             later = stack[top, S_FIRST] == U0
-            _, skip, child = next_edge(buf, cbits, abits, stack, top)
+            _, skip, child = next_edge(dawg, stack, top)
             if later and skip != stack[top, S_WORDS]:
                 return BAD_SKIP
-            if child >= end or (starts[child >> U6] >> (child & _U63)) & U1 == U0:
+            if child >= dawg.end or (starts[child >> U6] >> (child & _U63)) & U1 == U0:
                 return BAD_ADDRESS
             entering = True
         else:

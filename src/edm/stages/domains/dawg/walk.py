@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from edm.kernel.columns import I64, U64, Bytes, I64Array
 from edm.kernel.jit import force_inlined, kernel
+from edm.stages.domains.dawg.arrays import DawgBits, Ends, Stack
 from edm.stages.domains.dawg.bits import U0, U1, U2, U3, U4
 from edm.stages.domains.dawg.kernels import S_LEFT, S_NODE, next_edge, push_node
 
 
 @force_inlined
-def _put_utf8(character: Any, out: Any, pos: Any) -> Any:
+def _put_utf8(character: U64, out: Bytes, pos: U64) -> U64:
     c = np.int64(character)
     if c < 0x80:
         out[pos] = c
@@ -35,23 +35,13 @@ def _put_utf8(character: Any, out: Any, pos: Any) -> Any:
 
 @kernel
 def walk_words(
-    buf: Any,
-    first: Any,
-    cbits: Any,
-    abits: Any,
-    skip_field: Any,
-    stack: Any,
-    path: Any,
-    depth: Any,
-    text: Any,
-    ends: Any,
-    report: Any,
-) -> Any:
+    dawg: DawgBits, stack: Stack, path: Bytes, depth: I64, text: Bytes, ends: Ends, report: I64Array
+) -> None:
     """Write the next words in index order, as many as there is room for.
 
     Parameters
     ----------
-    buf, first, cbits, abits, skip_field
+    dawg : DawgBits
         A file that :func:`scan_nodes` and :func:`count_words` have accepted.
     stack : uint64[longest + 2, STACK_FIELDS]
     path : uint8[4 * longest + 4]
@@ -68,7 +58,7 @@ def walk_words(
     count = 0
     used = U0
     if depth == 0:
-        if push_node(buf, first, skip_field, stack, 0, U0) != U0:
+        if push_node(dawg, dawg.first, stack, 0, U0) != U0:
             ends[0] = 0
             count = 1
         depth = 1
@@ -80,9 +70,9 @@ def walk_words(
         length = stack[top, S_NODE]
         if used + length + U4 > np.uint64(text.size):
             break
-        character, _, child = next_edge(buf, cbits, abits, stack, top)
+        character, _, child = next_edge(dawg, stack, top)
         length = _put_utf8(character, path, length)
-        if push_node(buf, child, skip_field, stack, depth, length) != U0:
+        if push_node(dawg, child, stack, depth, length) != U0:
             for k in range(length):
                 text[used + np.uint64(k)] = path[k]
             used += length
@@ -94,22 +84,12 @@ def walk_words(
 
 
 @kernel
-def pick_words(
-    buf: Any,
-    first: Any,
-    cbits: Any,
-    abits: Any,
-    skip_field: Any,
-    indexes: Any,
-    stack: Any,
-    text: Any,
-    ends: Any,
-) -> Any:
+def pick_words(dawg: DawgBits, indexes: I64Array, stack: Stack, text: Bytes, ends: Ends) -> I64:
     """Write the words with certain indexes one behind the other.
 
     Parameters
     ----------
-    buf, first, cbits, abits, skip_field
+    dawg : DawgBits
         As for :func:`walk_words`.
     indexes : int64[n]
         Each less than the number of words.
@@ -128,14 +108,14 @@ def pick_words(
     used = U0
     for i in range(indexes.size):
         index = np.uint64(indexes[i])
-        final = push_node(buf, first, skip_field, stack, 0, U0)
+        final = push_node(dawg, dawg.first, stack, 0, U0)
         while final == U0 or index != U0:
             if used + U4 > np.uint64(text.size):
                 return i
-            character, _, child = next_edge(buf, cbits, abits, stack, 0)
+            character, _, child = next_edge(dawg, stack, 0)
             skip = final
             while stack[0, S_LEFT] != U0:
-                next_character, next_skip, next_child = next_edge(buf, cbits, abits, stack, 0)
+                next_character, next_skip, next_child = next_edge(dawg, stack, 0)
                 if next_skip > index:
                     break
                 character = next_character
@@ -143,7 +123,7 @@ def pick_words(
                 child = next_child
             index -= skip
             used = _put_utf8(character, text, used)
-            final = push_node(buf, child, skip_field, stack, 0, U0)
+            final = push_node(dawg, child, stack, 0, U0)
         ends[i] = used
     return indexes.size
 

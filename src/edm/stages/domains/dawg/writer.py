@@ -11,6 +11,7 @@ import numpy.typing as npt
 from edm.errors import ListFileError
 from edm.kernel.columns import I64Array
 from edm.stages.domains.dawg import writer_kernels as wk
+from edm.stages.domains.dawg.arrays import Automaton, Graph, Widths
 from edm.stages.domains.dawg.dawg import MAX_FILE_BYTES, bit_length
 from edm.stages.domains.dawg.kernels import MAX_WORD_CHARS
 
@@ -71,12 +72,7 @@ class _Automaton:
             np.cumsum(lengths),
             len(words),
             int(last),
-            self.meta,
-            self.path,
-            self.pend,
-            self.node,
-            self.edge,
-            self.slots,
+            Automaton(self.meta, self.path, self.pend, self.node, self.edge, self.slots),
         )
         if added != len(words):
             raise ListFileError(f"the words are not in ascending order at {words[added]!r}")
@@ -90,7 +86,8 @@ class _Automaton:
         number = np.full(nodes, wk.NO_NODE, np.uint32)
         order = np.empty(nodes, np.uint32)
         stack = np.empty((self.longest + 2, 2), np.uint32)
-        wk.number_nodes(nodes - 1, self.node, self.edge, number, order, stack)
+        graph = Graph(self.node, self.edge, number, order)
+        wk.number_nodes(nodes - 1, graph, stack)
         cbits = bit_length(int(self.meta[wk.M_LARGEST]))
         skip_field = bit_length(bit_length(words))
         counts = _code(words) + _code(nodes) + _code(int(self.meta[wk.M_TRIE]))
@@ -100,27 +97,15 @@ class _Automaton:
         abits, end = 0, 1
         while bit_length(end) > abits:
             abits = bit_length(end)
-            end = wk.place_nodes(
-                nodes, self.node, self.edge, number, order, first, cbits, abits, skip_field, position
-            )
+            end = wk.place_nodes(nodes, graph, first, Widths(cbits, abits, skip_field), position)
         size = (int(end) + 7) // 8
         if size > MAX_FILE_BYTES:
             raise ListFileError(f"a file of {size:,} bytes is more than the format allows")
         out = np.zeros(size + 8, np.uint8)
         header = size.to_bytes(4, "big") + bytes([cbits, abits]) + counts
         out[: len(header)] = np.frombuffer(header, np.uint8)
-        wk.put_nodes(
-            nodes,
-            self.node,
-            self.edge,
-            number,
-            order,
-            np.uint64(cbits),
-            np.uint64(abits),
-            np.uint64(skip_field),
-            position,
-            out,
-        )
+        widths = Widths(np.uint64(cbits), np.uint64(abits), np.uint64(skip_field))
+        wk.put_nodes(nodes, graph, widths, position, out)
         return out[:size].tobytes()
 
 

@@ -7,11 +7,21 @@ looked up in a hash table of all finished nodes and becomes one of them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from edm.kernel.columns import I64, U64, Bytes, Flag, U32Array
 from edm.kernel.jit import force_inlined, kernel
+from edm.stages.domains.dawg.arrays import (
+    Automaton,
+    CodePoints,
+    Edges,
+    Ends,
+    Graph,
+    Nodes,
+    NodeSlots,
+    Positions,
+    Widths,
+)
 from edm.stages.domains.dawg.bits import U0, U1, U2, U3, U7, U8, put_bits
 
 # Counters of the construction: ``meta``, int64[N_META].
@@ -37,13 +47,13 @@ _U32 = np.uint64(32)
 
 
 @force_inlined
-def _mix(h: Any, value: Any) -> Any:
+def _mix(h: U64, value: U64) -> U64:
     h = (h ^ np.uint64(value)) * _MIX
     return h ^ (h >> _U29)
 
 
 @force_inlined
-def _edges_hash(edge: Any, first: Any, count: Any, final: Any) -> Any:
+def _edges_hash(edge: Edges, first: I64, count: I64, final: I64) -> U64:
     h = _mix(_mix(U0, final), count)
     for k in range(first, first + count):
         h = _mix(h, (np.uint64(edge[k, 0]) << _U32) | np.uint64(edge[k, 1]))
@@ -51,8 +61,9 @@ def _edges_hash(edge: Any, first: Any, count: Any, final: Any) -> Any:
 
 
 @force_inlined
-def _freeze(meta: Any, path: Any, pend: Any, node: Any, edge: Any, slots: Any, depth: Any) -> Any:
+def _freeze(automaton: Automaton, depth: I64) -> I64:
     """Finish the open node at ``depth``: return the number of the one node that is like it."""
+    meta, path, pend, node, edge, slots = automaton
     start = np.int64(path[depth, P_START])
     count = meta[M_OPEN] - start
     final = path[depth, P_FINAL]
@@ -89,9 +100,7 @@ def _freeze(meta: Any, path: Any, pend: Any, node: Any, edge: Any, slots: Any, d
 
 
 @kernel
-def add_words(
-    text: Any, ends: Any, m: Any, last: Any, meta: Any, path: Any, pend: Any, node: Any, edge: Any, slots: Any
-) -> Any:
+def add_words(text: CodePoints, ends: Ends, m: I64, last: I64, automaton: Automaton) -> I64:
     """Add ``m`` words in ascending order; a word equal to the one before it is skipped.
 
     Every array has room: with ``c`` characters in ``text`` and ``d`` in the last word, ``path`` for the longest
@@ -106,17 +115,14 @@ def add_words(
         Where each word ends in ``text``.
     last : int
         1 to finish the automaton behind these words; its first node is then the last one made.
-    meta : int64[N_META]
-    path : uint32[:, 3], pend : uint32[:, 2], node : uint32[:, 4], edge : uint32[:, 2]
-        See the constants above; an edge is character and child.
-    slots : uint32[power of two]
-        Hash table of node numbers, ``NO_NODE`` where empty.
+    automaton : Automaton
 
     Returns
     -------
     int
         ``m``, or the number of the first word that is not in order.
     """
+    meta, path, pend = automaton.meta, automaton.path, automaton.pend
     start = 0
     for i in range(m):
         end = ends[i]
@@ -133,7 +139,7 @@ def add_words(
         if common < depth and text[start + common] < path[common, P_CHAR]:
             return i
         while depth > common:
-            child = _freeze(meta, path, pend, node, edge, slots, depth)
+            child = _freeze(automaton, depth)
             depth -= 1
             pend[meta[M_OPEN], 0] = path[depth, P_CHAR]
             pend[meta[M_OPEN], 1] = child
@@ -151,17 +157,17 @@ def add_words(
     if last != 0:
         depth = meta[M_DEPTH]
         while depth > 0:
-            child = _freeze(meta, path, pend, node, edge, slots, depth)
+            child = _freeze(automaton, depth)
             depth -= 1
             pend[meta[M_OPEN], 0] = path[depth, P_CHAR]
             pend[meta[M_OPEN], 1] = child
             meta[M_OPEN] += 1
-        _freeze(meta, path, pend, node, edge, slots, 0)
+        _freeze(automaton, 0)
     return m
 
 
 @kernel
-def fill_slots(node: Any, nodes: Any, edge: Any, slots: Any) -> None:
+def fill_slots(node: Nodes, nodes: I64, edge: Edges, slots: NodeSlots) -> None:
     """Enter all ``nodes`` finished nodes into a new, larger hash table (filled with ``NO_NODE``)."""
     mask = np.int64(slots.size - 1)
     for i in range(nodes):
@@ -173,17 +179,16 @@ def fill_slots(node: Any, nodes: Any, edge: Any, slots: Any) -> None:
 
 
 @kernel
-def number_nodes(root: Any, node: Any, edge: Any, number: Any, order: Any, stack: Any) -> Any:
+def number_nodes(root: I64, graph: Graph, stack: U32Array) -> I64:
     """Number the nodes in depth-first pre-order, edges in character order; return how many there are.
 
     Parameters
     ----------
-    number : uint32[nodes], filled with NO_NODE
-        Out: number of each node.
-    order : uint32[nodes]
-        Out: node of each number.
+    graph : Graph
+        ``number``, filled with ``NO_NODE``, and ``order`` are written.
     stack : uint32[longest word + 2, 2]
     """
+    node, edge, number, order = graph
     number[root] = 0
     order[0] = root
     stack[0, 0] = root
@@ -209,7 +214,7 @@ def number_nodes(root: Any, node: Any, edge: Any, number: Any, order: Any, stack
 
 
 @force_inlined
-def _bit_length(value: Any) -> Any:
+def _bit_length(value: I64) -> I64:
     length = 0
     while value > 0:
         value >>= 1
@@ -218,7 +223,7 @@ def _bit_length(value: Any) -> Any:
 
 
 @force_inlined
-def code_groups(value: Any) -> Any:
+def code_groups(value: I64) -> I64:
     """Return the 7-bit groups in which ``value`` is written: its writer leaves the last value of each size out."""
     groups = 1
     while value >= (1 << (7 * groups)) - 1:
@@ -227,30 +232,22 @@ def code_groups(value: Any) -> Any:
 
 
 @force_inlined
-def _falls_through(i: Any, at: Any, node: Any, edge: Any, number: Any) -> Any:
+def _falls_through(i: I64, at: I64, graph: Graph) -> Flag:
+    node, edge, number = graph.node, graph.edge, graph.number
     return node[at, N_EDGES] == 1 and np.int64(number[edge[node[at, N_FIRST], 1]]) == i + 1
 
 
 @kernel
-def place_nodes(
-    nodes: Any,
-    node: Any,
-    edge: Any,
-    number: Any,
-    order: Any,
-    first: Any,
-    cbits: Any,
-    abits: Any,
-    skip_field: Any,
-    position: Any,
-) -> Any:
+def place_nodes(nodes: I64, graph: Graph, first: I64, widths: Widths, position: Positions) -> I64:
     """Give each node its bit position (``position``: uint64[nodes], by number); return the end of the last."""
+    cbits, abits, skip_field = widths
+    node, order = graph.node, graph.order
     pos = first
     for i in range(nodes):
         position[i] = pos
         at = order[i]
         count = np.int64(node[at, N_EDGES])
-        if _falls_through(i, at, node, edge, number):
+        if _falls_through(i, at, graph):
             pos += 2 + cbits
         elif count == 1:
             pos += 3 + cbits + abits
@@ -262,26 +259,17 @@ def place_nodes(
 
 
 @kernel
-def put_nodes(
-    nodes: Any,
-    node: Any,
-    edge: Any,
-    number: Any,
-    order: Any,
-    cbits: Any,
-    abits: Any,
-    skip_field: Any,
-    position: Any,
-    out: Any,
-) -> None:
+def put_nodes(nodes: I64, graph: Graph, widths: Widths, position: Positions, out: Bytes) -> None:
     """Write all nodes into ``out`` (uint8, zeroed, 8 bytes longer than the file); widths are ``uint64``."""
+    cbits, abits, skip_field = widths
+    node, edge, number, order = graph
     for i in range(nodes):
         at = order[i]
         pos = position[i]
         count = np.int64(node[at, N_EDGES])
         first = np.int64(node[at, N_FIRST])
         final = np.uint64(node[at, N_FINAL])
-        if _falls_through(i, at, node, edge, number):
+        if _falls_through(i, at, graph):
             pos = put_bits(out, pos, (final << U1) | U1, U2)
             put_bits(out, pos, np.uint64(edge[first, 0]), cbits)
             continue

@@ -10,13 +10,13 @@ Sizes of names here do not count the root byte: the root name has size 0, the lo
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
-from edm.kernel.columns import U64Array
+from edm.kernel.columns import I64, U64, Bytes, Flag, U64Array
 from edm.kernel.jit import force_inlined, le64
 from edm.stages.domains.dawg.bits import U0, U1, U2, U3, U8
+from edm.stages.domains.table.arrays import HashKey
 
 EXACT = 32
 """Element of the key that is mixed into the hash of a whole name."""
@@ -46,7 +46,7 @@ _MIX1 = np.uint64(0xFF51AFD7ED558CCD)
 
 
 @force_inlined
-def fold(word: Any) -> Any:
+def fold(word: U64) -> U64:
     """Make the ASCII letters among the eight bytes lower case; length bytes (0 to 63) are no letters."""
     seven = word & _SEVEN_BITS
     upper = ((seven + _FROM_A) ^ (seven + _BEHIND_Z)) & ~word & _HIGH_BITS
@@ -54,7 +54,7 @@ def fold(word: Any) -> Any:
 
 
 @force_inlined
-def load_short(buf: Any, off: Any, size: Any) -> Any:
+def load_short(buf: Bytes, off: U64, size: U64) -> U64:
     """Return fewer than eight bytes as a little-endian number."""
     word = U0
     for k in range(size):
@@ -68,14 +68,14 @@ def load_short(buf: Any, off: Any, size: Any) -> Any:
 
 
 @force_inlined
-def add_word(total: Any, word: Any, k: Any, key: Any) -> Any:
+def add_word(total: U64, word: U64, k: U64, key: HashKey) -> U64:
     """Return the sum over a name's words up to the ``k``-th (uint64) from the end, given that without it."""
     key_word = key[k & _U31]
     return total + ((word + key_word) & _LOW32) * (((word >> _U32) + (key_word >> _U32)) & _LOW32)
 
 
 @force_inlined
-def finish(total: Any, key: Any, kind: Any) -> Any:
+def finish(total: U64, key: HashKey, kind: I64) -> U64:
     """Return the hash of a name, given the sum over its words; kind: EXACT or SUFFIX."""
     h = total ^ key[kind]
     h = (h ^ (h >> _U32)) * _MIX1
@@ -83,7 +83,7 @@ def finish(total: Any, key: Any, kind: Any) -> Any:
 
 
 @force_inlined
-def hash_wire(buf: Any, off: Any, size: Any, key: Any, kind: Any) -> Any:
+def hash_wire(buf: Bytes, off: U64, size: U64, key: HashKey, kind: I64) -> U64:
     """Return the hash of the ``size`` bytes (uint64) of a wire name at ``off`` (uint64); kind: EXACT or SUFFIX."""
     total = U0
     k = U0
@@ -99,12 +99,12 @@ def hash_wire(buf: Any, off: Any, size: Any, key: Any, kind: Any) -> Any:
 
 
 @force_inlined
-def _differ(folded: Any, at: Any, buf: Any, off: Any, k: Any) -> Any:
+def _differ(folded: Bytes, at: U64, buf: Bytes, off: U64, k: U64) -> U64:
     return le64(folded, at + k) ^ le64(buf, off + k)
 
 
 @force_inlined
-def _same_folded(folded: Any, at: Any, buf: Any, off: Any, size: Any) -> Any:
+def _same_folded(folded: Bytes, at: U64, buf: Bytes, off: U64, size: U64) -> Flag:
     last = size - U8
     different = U0
     k = U0
@@ -116,7 +116,7 @@ def _same_folded(folded: Any, at: Any, buf: Any, off: Any, size: Any) -> Any:
 
 
 @force_inlined
-def same_name(folded: Any, at: Any, buf: Any, off: Any, size: Any) -> Any:
+def same_name(folded: Bytes, at: U64, buf: Bytes, off: U64, size: U64) -> Flag:
     """Tell whether the lower-case bytes ``folded[at:at+size]`` are the name ``buf[off:off+size]``."""
     if size < U8:
         return load_short(folded, at, size) == fold(load_short(buf, off, size))

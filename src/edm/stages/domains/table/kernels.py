@@ -5,12 +5,12 @@ The layout stands in :mod:`edm.stages.domains.table.plain`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from edm.kernel.columns import I64, U64, Bytes, Flag
 from edm.kernel.jit import force_inlined, kernel
 from edm.stages.domains.dawg.bits import U0, U1, U8
+from edm.stages.domains.table.arrays import Ends, FillMeta, HashKey, Indexes, Layout, OddWords, PlainTable
 from edm.stages.domains.table.hashing import EXACT, SUFFIX, hash_wire
 from edm.stages.names import ESCAPE_WIDTH, LOWER, put_name
 
@@ -58,36 +58,36 @@ _U63 = np.uint64(63)
 
 
 @force_inlined
-def home_slot(h: Any, layout: Any) -> Any:
+def home_slot(h: U64, layout: Layout) -> U64:
     """Return the slot where the search for a hash begins."""
     return ((h >> _U32) * layout[L_CAPACITY]) >> _U32
 
 
 @force_inlined
-def hash_tag(h: Any, layout: Any) -> Any:
+def hash_tag(h: U64, layout: Layout) -> U64:
     """Return the bits of a hash that a slot holds above the index; the low byte, which is none, left out."""
     return (h & _TAG_BITS) >> layout[L_INDEX_BITS]
 
 
 @force_inlined
-def filter_word(h: Any, shift: Any) -> Any:
+def filter_word(h: U64, shift: U64) -> U64:
     """Return the word of a filter that holds the bits of a hash."""
     return (h >> U1) >> shift
 
 
 @force_inlined
-def filter_bits(h: Any) -> Any:
+def filter_bits(h: U64) -> U64:
     """Return the bits of that word that are set if the hash is one of those entered."""
     return (U1 << ((h >> U8) & _U63)) | (U1 << ((h >> _U14) & _U63))
 
 
 @force_inlined
-def _digit(c: Any) -> Any:
+def _digit(c: I64) -> Flag:
     return 0x30 <= c <= 0x39
 
 
 @force_inlined
-def text_to_wire(text: Any, start: Any, end: Any, out: Any, at: Any) -> Any:
+def text_to_wire(text: Bytes, start: I64, end: I64, out: Bytes, at: I64) -> I64:
     """Write the name with the presentation form ``text[start:end]`` in wire form, without its root byte.
 
     Returns its size, or -1 if the text is not exactly the presentation form of a lower-case name other than the
@@ -138,28 +138,18 @@ def text_to_wire(text: Any, start: Any, end: Any, out: Any, at: Any) -> Any:
 
 @kernel
 def append_words(
-    text: Any,
-    ends: Any,
-    begin: Any,
-    arena: Any,
-    offsets: Any,
-    labels: Any,
-    layout: Any,
-    odd_index: Any,
-    odd_ends: Any,
-    odd_text: Any,
-    meta: Any,
-) -> Any:
+    text: Bytes, ends: Ends, begin: I64, table: PlainTable, odd_words: OddWords, meta: FillMeta
+) -> I64:
     """Append a batch of words to a table, in index order, from word ``begin`` of the batch on.
 
     Parameters
     ----------
     text : uint8[...], ends : int64[words]
         The batch: words in UTF-8, and where each ends.
-    arena, offsets, labels, layout
-        The table, see :mod:`edm.stages.domains.table.plain`.
-    odd_index : uint32[...], odd_ends : int64[...], odd_text : uint8[...]
-        Out: index, end and text of the words that match nothing.
+    table : PlainTable
+        Out: all but slots and filters, which may be empty yet.
+    odd_words : OddWords
+        Out: the words that match nothing.
     meta : int64[N_META]
 
     Returns
@@ -167,6 +157,8 @@ def append_words(
     int
         The number of the first word for which an array has no room; ``len(ends)`` if all are in.
     """
+    arena, labels, layout = table.arena, table.labels, table.layout
+    odd_index, odd_ends, odd_text = odd_words
     for i in range(begin, ends.size):
         start = ends[i - 1] if i > 0 else 0
         end = ends[i]
@@ -209,18 +201,18 @@ def append_words(
                     count += 1
                 labels[count] = 1
                 layout[L_SUFFIX_LABELS] = max(layout[L_SUFFIX_LABELS], np.uint64(count))
-        offsets[index] = pos
+        table.offsets[index] = pos
         meta[F_WORDS] += 1
     return ends.size
 
 
 @kernel
-def index_words(words: Any, key: Any, arena: Any, slots: Any, filters: Any, layout: Any) -> None:
+def index_words(words: I64, key: HashKey, table: PlainTable) -> None:
     """Enter the hashes of all ``words`` words of the arena into slots and filters.
 
-    ``key`` is uint64[KEY_WORDS]; the table's arrays are described in :mod:`edm.stages.domains.table.plain`. ``slots``
-    has more slots than there are words.
+    ``key`` is uint64[KEY_WORDS]. The table has more slots than there are words.
     """
+    arena, slots, filters, layout = table.arena, table.slots, table.filters, table.layout
     pos = U0
     for k in range(words):
         index = np.uint64(k)
@@ -246,23 +238,17 @@ def index_words(words: Any, key: Any, arena: Any, slots: Any, filters: Any, layo
 
 @kernel
 def put_texts(
-    indexes: Any,
-    begin: Any,
-    arena: Any,
-    offsets: Any,
-    layout: Any,
-    odd_index: Any,
-    odd_ends: Any,
-    odd_text: Any,
-    out: Any,
-    ends: Any,
-) -> Any:
+    indexes: Indexes, begin: I64, table: PlainTable, odd_words: OddWords, out: Bytes, ends: Ends
+) -> I64:
     """Write the words with these indexes one behind the other, from ``indexes[begin]`` on.
 
     Parameters
     ----------
     indexes : int64[n]
         Each less than the number of words.
+    table : PlainTable
+    odd_words : OddWords
+        The words that match nothing.
     out : uint8[...]
         Out: the words in UTF-8.
     ends : int64[n + 1]
@@ -273,10 +259,12 @@ def put_texts(
     int
         The first element for which ``out`` has no room; ``len(indexes)`` if all are written.
     """
+    arena, layout = table.arena, table.layout
+    odd_index, odd_ends, odd_text = odd_words
     at = ends[begin]
     for i in range(begin, indexes.size):
         index = np.uint64(indexes[i])
-        pos = np.int64(offsets[index])
+        pos = np.int64(table.offsets[index])
         size = np.int64(arena[pos])
         if size == NOT_A_NAME:
             odd, high = 0, odd_index.size

@@ -7,7 +7,8 @@ domains are just what stands behind each label in wire form.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from edm.kernel.columns import (
     FOUND_INDEX,
     FOUND_POS,
     FOUND_ROW,
+    I64,
     LEFT_ROW,
     NO_DOMAIN,
     PENDING,
@@ -26,9 +28,16 @@ from edm.kernel.columns import (
     QNAME_OFF,
     SUFFIX_DEPTH,
     SUFFIX_HASH_1,
+    U64,
+    Bytes,
+    Fates,
+    Flag,
+    U32Columns,
+    U64Columns,
 )
 from edm.kernel.jit import force_inlined, kernel
 from edm.stages.domains.dawg.bits import U0, U1
+from edm.stages.domains.table.arrays import Filters, HashKey, Labels, Layout, PackedTable, PlainTable, Slots
 from edm.stages.domains.table.hashing import SUFFIX, hash_wire, same_name
 from edm.stages.domains.table.kernels import (
     EMPTY,
@@ -47,6 +56,9 @@ from edm.stages.domains.table.kernels import (
 )
 from edm.stages.domains.table.name_hashing import list_pending
 
+Search: TypeAlias = Callable[..., U64]
+"""A helper that finds a name in a table by its hash: ``(buf, off, size, hash, suffix, table)`` to its index."""
+
 NO_MATCH = 0
 EXACT_MATCH = 1
 SUFFIX_MATCH = 2
@@ -59,7 +71,7 @@ _BEFORE_SUFFIX_HASH = np.uint64(SUFFIX_HASH_1 - 1)
 
 
 @force_inlined
-def _candidate(slot: Any, tag: Any, slots: Any, layout: Any) -> Any:
+def _candidate(slot: U64, tag: U64, slots: Slots, layout: Layout) -> U64:
     """Return the first slot from ``slot`` on that holds the tag, or ``_NONE``."""
     while True:
         value = np.uint64(slots[slot])
@@ -73,15 +85,14 @@ def _candidate(slot: Any, tag: Any, slots: Any, layout: Any) -> Any:
 
 
 @force_inlined
-def _index_at(slots: Any, slot: Any, layout: Any) -> Any:
+def _index_at(slots: Slots, slot: U64, layout: Layout) -> U64:
     return np.uint64(slots[slot]) & ((U1 << layout[L_INDEX_BITS]) - U1)
 
 
 @force_inlined
-def _is_entry(
-    buf: Any, off: Any, size: Any, suffix: Any, arena: Any, pos: Any, index: Any, layout: Any
-) -> Any:
+def _is_entry(buf: Bytes, off: U64, size: U64, suffix: Flag, table: PlainTable, pos: U64, index: U64) -> Flag:
     """Tell whether the entry ``index``, at ``pos`` in the arena, is this name: its kind, size and every byte."""
+    arena, layout = table.arena, table.layout
     # The root, of size 0, stands just before the suffix entries and is an exact one.
     is_suffix = layout[L_SUFFIX_START] <= index < layout[L_SUFFIX_STOP]
     return (
@@ -90,18 +101,17 @@ def _is_entry(
 
 
 @force_inlined
-def _search(
-    buf: Any, off: Any, size: Any, h: Any, suffix: Any, arena: Any, offsets: Any, slots: Any, layout: Any
-) -> Any:
+def _search(buf: Bytes, off: U64, size: U64, h: U64, suffix: Flag, table: PlainTable) -> U64:
     """Return the index of the entry that is this name, or ``_NONE``."""
+    slots, layout = table.slots, table.layout
     slot = home_slot(h, layout)
     while True:
         slot = _candidate(slot, hash_tag(h, layout), slots, layout)
         if slot == _NONE:
             return _NONE
         index = _index_at(slots, slot, layout)
-        pos = np.uint64(offsets[index])
-        if _is_entry(buf, off, size, suffix, arena, pos, index, layout):
+        pos = np.uint64(table.offsets[index])
+        if _is_entry(buf, off, size, suffix, table, pos, index):
             return index
         slot += U1
         if slot == layout[L_CAPACITY]:
@@ -109,7 +119,7 @@ def _search(
 
 
 @force_inlined
-def _pass_exact(u32: Any, u64: Any, left: Any, filters: Any, layout: Any) -> Any:
+def _pass_exact(u32: U32Columns, u64: U64Columns, left: U64, filters: Filters, layout: Layout) -> U64:
     """List in ``FOUND_ROW`` the rows that pass the filter for exact entries; return how many there are.
 
     All rows of ``LEFT_ROW`` begin without a match.
@@ -129,8 +139,8 @@ def _pass_exact(u32: Any, u64: Any, left: Any, filters: Any, layout: Any) -> Any
 
 @force_inlined
 def _pass_suffix(
-    u32: Any, u64: Any, left: Any, column: Any, count: Any, filters: Any, layout: Any
-) -> tuple[Any, Any]:
+    u32: U32Columns, u64: U64Columns, left: U64, column: U64, count: U64, filters: Filters, layout: Layout
+) -> tuple[U64, U64]:
     """List in ``FOUND_ROW`` the rows with a parent domain of ``count`` labels that passes the suffix filter.
 
     Returns how many rows are still without a match, which alone stay in ``LEFT_ROW``, and how many were found.
@@ -152,7 +162,9 @@ def _pass_suffix(
 
 
 @force_inlined
-def _list_candidates(u32: Any, u64: Any, found: Any, column: Any, slots: Any, layout: Any) -> Any:
+def _list_candidates(
+    u32: U32Columns, u64: U64Columns, found: U64, column: U64, slots: Slots, layout: Layout
+) -> U64:
     """Keep in ``FOUND_ROW`` the rows whose hash is in a slot, with the slot's index; return their number."""
     kept = U0
     for j in range(found):
@@ -168,20 +180,11 @@ def _list_candidates(u32: Any, u64: Any, found: Any, column: Any, slots: Any, la
 
 @force_inlined
 def _settle(
-    buf: Any,
-    u32: Any,
-    u64: Any,
-    found: Any,
-    column: Any,
-    suffix: Any,
-    arena: Any,
-    offsets: Any,
-    slots: Any,
-    layout: Any,
+    buf: Bytes, u32: U32Columns, u64: U64Columns, found: U64, column: U64, suffix: Flag, table: PlainTable
 ) -> None:
     """Compare the names in ``FOUND_ROW`` with their entries and write the matches."""
     for j in range(found):
-        u32[FOUND_POS, j] = offsets[np.uint64(u32[FOUND_INDEX, j])]
+        u32[FOUND_POS, j] = table.offsets[np.uint64(u32[FOUND_INDEX, j])]
     for j in range(found):
         i = np.uint64(u32[FOUND_ROW, j])
         h = u64[column, i]
@@ -189,8 +192,8 @@ def _settle(
         off = np.uint64(u32[QNAME_OFF, i]) + start
         size = np.uint64(u32[QNAME_LEN, i]) - U1 - start
         index = np.uint64(u32[FOUND_INDEX, j])
-        if not _is_entry(buf, off, size, suffix, arena, np.uint64(u32[FOUND_POS, j]), index, layout):
-            index = _search(buf, off, size, h, suffix, arena, offsets, slots, layout)
+        if not _is_entry(buf, off, size, suffix, table, np.uint64(u32[FOUND_POS, j]), index):
+            index = _search(buf, off, size, h, suffix, table)
         if index != _NONE:
             u32[DOMAIN_INDEX, i] = index
             u32[DOMAIN_MATCH, i] = SUFFIX_MATCH if suffix else EXACT_MATCH
@@ -198,17 +201,7 @@ def _settle(
 
 @kernel
 def lookup_domains(
-    buf: Any,
-    u32: Any,
-    u64: Any,
-    fate: Any,
-    n: Any,
-    arena: Any,
-    offsets: Any,
-    slots: Any,
-    filters: Any,
-    labels: Any,
-    layout: Any,
+    buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, n: I64, table: PlainTable
 ) -> None:
     """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows.
 
@@ -218,22 +211,12 @@ def lookup_domains(
     ----------
     buf, u32, u64, fate, n
         The block and the columns of a batch, see :mod:`edm.kernel.columns`.
-    arena : uint8[:]
-        Names of the table in wire form.
-    offsets : uint32[words]
-        Where each word stands in it.
-    slots : uint32[capacity]
-        The hash table.
-    filters : uint64[:]
-        Rejects nearly all names that have no slot before these are looked at.
-    labels : uint8[:]
-        For each number of labels, whether there are suffix entries with so many.
-    layout : uint64[:]
-        Numbers of the table, ``L_*``.
+    table : PlainTable
     """
     # Exact entries first, then suffix entries of 8 labels, of 7, and so on: each time a few passes over the rows
     # that are left. Within a pass the memory accesses of a row do not depend on another row's or on a branch that is
     # hard to predict, so that many cache misses are under way at once.
+    slots, filters, layout = table.slots, table.filters, table.layout
     left = list_pending(u32, fate, n)
     deepest = min(layout[L_SUFFIX_LABELS], _DEPTH)
     for step in range(deepest + U1):
@@ -241,18 +224,18 @@ def lookup_domains(
         column = np.uint64(QNAME_HASH)
         if suffix:
             count = deepest + U1 - step
-            if labels[count] == 0:
+            if table.labels[count] == 0:
                 continue
             column = _BEFORE_SUFFIX_HASH + count
             left, found = _pass_suffix(u32, u64, left, column, count, filters, layout)
         else:
             found = _pass_exact(u32, u64, left, filters, layout)
         found = _list_candidates(u32, u64, found, column, slots, layout)
-        _settle(buf, u32, u64, found, column, suffix, arena, offsets, slots, layout)
+        _settle(buf, u32, u64, found, column, suffix, table)
 
 
 @force_inlined
-def next_deep(buf: Any, off: Any, left: Any, labels: Any, most: Any) -> tuple[Any, Any]:
+def next_deep(buf: Bytes, off: U64, left: U64, labels: Labels, most: U64) -> tuple[U64, U64]:
     """Step from the domain of ``left`` labels at ``off`` to the next parent whose size a deep suffix entry has.
 
     Returns where it begins and its labels (all uint64); 0 labels if there is none. ``labels`` is uint8[256], for each
@@ -266,25 +249,21 @@ def next_deep(buf: Any, off: Any, left: Any, labels: Any, most: Any) -> tuple[An
     return off, U0
 
 
-@kernel
-def lookup_deep(
-    buf: Any,
-    u32: Any,
-    fate: Any,
-    n: Any,
-    key: Any,
-    arena: Any,
-    offsets: Any,
-    slots: Any,
-    labels: Any,
-    layout: Any,
+@force_inlined
+def look_deep(
+    buf: Bytes,
+    u32: U32Columns,
+    fate: Fates,
+    n: I64,
+    key: HashKey,
+    table: PlainTable | PackedTable,
+    most: U64,
+    search: Search,
 ) -> None:
-    """Look for parent domains of more than ``SUFFIX_DEPTH`` labels, whose hash is in no column.
+    """Do what :func:`lookup_deep` tells, in a table of either kind.
 
-    It comes behind :func:`lookup_domains`; what it finds takes the place of a shorter suffix entry. Few lists need
-    it, so it is no part of that kernel, which must always be compiled. The parameters are those of
-    :func:`lookup_domains`, and ``key`` is the uint64[KEY_WORDS] that the table was built with: ``arena``, ``offsets``,
-    ``slots``, ``labels`` and ``layout`` belong to it.
+    ``most`` is the number of labels of the suffix entry with most of them, ``search`` the function that finds a name
+    by its hash in such a table.
     """
     for i in range(n):
         if fate[i] != PENDING or u32[DOMAIN_MATCH, i] == EXACT_MATCH:
@@ -292,19 +271,30 @@ def lookup_deep(
         left = np.uint64(u32[QNAME_LABELS, i])
         off = np.uint64(u32[QNAME_OFF, i])
         end = off + np.uint64(u32[QNAME_LEN, i]) - U1
-        off, left = next_deep(buf, off, left, labels, layout[L_SUFFIX_LABELS])
+        off, left = next_deep(buf, off, left, table.labels, most)
         while left != U0:
             h = hash_wire(buf, off, end - off, key, SUFFIX)
-            index = _search(buf, off, end - off, h, True, arena, offsets, slots, layout)
+            index = search(buf, off, end - off, h, True, table)
             if index != _NONE:
                 u32[DOMAIN_INDEX, i] = index
                 u32[DOMAIN_MATCH, i] = SUFFIX_MATCH
                 break
-            off, left = next_deep(buf, off, left, labels, layout[L_SUFFIX_LABELS])
+            off, left = next_deep(buf, off, left, table.labels, most)
 
 
 @kernel
-def mark_matches(u32: Any, fate: Any, n: Any, new_fate: Any) -> None:
+def lookup_deep(buf: Bytes, u32: U32Columns, fate: Fates, n: I64, key: HashKey, table: PlainTable) -> None:
+    """Look for parent domains of more than ``SUFFIX_DEPTH`` labels, whose hash is in no column.
+
+    It comes behind :func:`lookup_domains`; what it finds takes the place of a shorter suffix entry. Few lists need
+    it, so it is no part of that kernel, which must always be compiled. The parameters are those of
+    :func:`lookup_domains`, and ``key`` is the uint64[KEY_WORDS] that the table was built with.
+    """
+    look_deep(buf, u32, fate, n, key, table, table.layout[L_SUFFIX_LABELS], _search)
+
+
+@kernel
+def mark_matches(u32: U32Columns, fate: Fates, n: I64, new_fate: I64) -> None:
     """Give the pending rows that matched an entry the fate ``new_fate``."""
     for i in range(n):
         if fate[i] == PENDING and u32[DOMAIN_MATCH, i] != NO_MATCH:
@@ -315,6 +305,7 @@ __all__ = [
     "EXACT_MATCH",
     "NO_MATCH",
     "SUFFIX_MATCH",
+    "look_deep",
     "lookup_deep",
     "lookup_domains",
     "mark_matches",

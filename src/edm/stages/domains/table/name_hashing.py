@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from edm.kernel.columns import (
+    I64,
     LEFT_ROW,
     NAME_SUM,
     NAME_WORD,
@@ -17,9 +16,15 @@ from edm.kernel.columns import (
     QNAME_OFF,
     SUFFIX_DEPTH,
     SUFFIX_HASH_1,
+    U64,
+    Bytes,
+    Fates,
+    U32Columns,
+    U64Columns,
 )
 from edm.kernel.jit import force_inlined, kernel, le64
 from edm.stages.domains.dawg.bits import U0, U1, U2, U3, U4, U7, U8
+from edm.stages.domains.table.arrays import HashKey
 from edm.stages.domains.table.hashing import EXACT, SUFFIX, add_word, finish, fold, hash_wire
 
 _U32 = np.uint64(32)
@@ -31,13 +36,13 @@ _HASH_BITS = np.uint64(0xFFFFFFFFFFFFFF00)
 
 
 @force_inlined
-def _one_if_less(a: Any, b: Any) -> Any:
+def _one_if_less(a: U64, b: U64) -> U64:
     # As arithmetic, because the compiler would make a branch of a comparison.
     return (a - b) >> _U63
 
 
 @force_inlined
-def list_pending(u32: Any, fate: Any, n: Any) -> Any:
+def list_pending(u32: U32Columns, fate: Fates, n: I64) -> U64:
     """List the pending rows in ``LEFT_ROW``; return how many there are."""
     left = U0
     for i in range(n):
@@ -47,7 +52,7 @@ def list_pending(u32: Any, fate: Any, n: Any) -> Any:
 
 
 @force_inlined
-def _put_words(buf: Any, u64: Any, end: Any, size: Any, key: Any) -> None:
+def _put_words(buf: Bytes, u64: U64Columns, end: U64, size: U64, key: HashKey) -> None:
     """Write the words of the name before ``end`` to ``NAME_WORD``, the sums before each to ``NAME_SUM``.
 
     Up to 31 bytes before the name are read, and stand in the words from its foremost on.
@@ -70,7 +75,7 @@ def _put_words(buf: Any, u64: Any, end: Any, size: Any, key: Any) -> None:
 
 
 @force_inlined
-def _hash_last(u64: Any, size: Any, key: Any, kind: Any) -> Any:
+def _hash_last(u64: U64Columns, size: U64, key: HashKey, kind: I64) -> U64:
     """Return the hash of the last ``size`` bytes (1 or more) of the name whose words were written."""
     k = (size - U1) >> U3
     fill = ((U0 - size) & U7) << U3
@@ -79,7 +84,7 @@ def _hash_last(u64: Any, size: Any, key: Any, kind: Any) -> Any:
 
 
 @force_inlined
-def _put_suffix_hash(u64: Any, i: Any, count: Any, size: Any, starts: Any, key: Any) -> None:
+def _put_suffix_hash(u64: U64Columns, i: U64, count: U64, size: U64, starts: U64, key: HashKey) -> None:
     """Write the hash of the parent domain with ``count`` labels (uint64)."""
     start = (starts >> ((count - U1) << U3)) & _U255
     h = _hash_last(u64, size - start, key, SUFFIX)
@@ -87,7 +92,7 @@ def _put_suffix_hash(u64: Any, i: Any, count: Any, size: Any, starts: Any, key: 
 
 
 @kernel
-def hash_names(buf: Any, u32: Any, u64: Any, fate: Any, n: Any, key: Any) -> None:
+def hash_names(buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, n: I64, key: HashKey) -> None:
     """Write ``QNAME_HASH``, ``QNAME_LABELS`` and ``SUFFIX_HASH_*`` of the pending rows.
 
     They are keyed hashes of the question name and its parent domains, letter case ignored. ``QNAME_OFF`` and

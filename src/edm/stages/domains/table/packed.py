@@ -30,6 +30,7 @@ from edm.errors import ListFileError
 from edm.kernel.columns import SUFFIX_DEPTH, Columns, I64Array, U8Array, U32Array, U64Array
 from edm.stages.domains.dawg.dawg import Dawg
 from edm.stages.domains.table import packed_kernels as pk
+from edm.stages.domains.table.arrays import EncodedWords, PackedTable
 from edm.stages.domains.table.kernels import MAX_ARENA_BYTES
 from edm.stages.domains.table.packed_lookup import lookup_packed, lookup_packed_deep
 from edm.stages.domains.table.symbols import Symbols, choose_symbols, make_symbols
@@ -72,11 +73,9 @@ class _Codes:
             text,
             ends,
             key,
-            *symbols,
+            symbols,
             self._wire,
-            self.hashes[self._words :],
-            counts,
-            self.codes,
+            EncodedWords(self.hashes[self._words :], counts, self.codes),
             np.uint64(self.used),
             labels,
             layout,
@@ -113,8 +112,8 @@ class PackedWords:
         "_layout",
         "_odd_ends",
         "_odd_text",
-        "_parents",
         "_symbols",
+        "_table",
         "entries",
     )
 
@@ -134,7 +133,14 @@ class PackedWords:
         self._directory: U64Array = np.zeros(2 * (buckets + 1), np.uint64)
         self._symbols = _symbols_for(dawg, key)
         self._fill(dawg)
-        self._parents = _next_smaller(self._labels)
+        self._table = PackedTable(
+            arena=self._arena,
+            directory=self._directory,
+            book=self._symbols.book,
+            labels=self._labels,
+            parents=_next_smaller(self._labels),
+            layout=self._layout,
+        )
         # So that no kernel is compiled while frames wait.
         columns = Columns(1)
         self.lookup(self._arena, columns.u32, columns.u64, columns.fate, 0)
@@ -160,9 +166,8 @@ class PackedWords:
             raise ListFileError(f"{dawg.name}: its names take more than {MAX_ARENA_BYTES:,} bytes")
         self._layout[pk.L_WIDE] = pk.LINE * self.entries // (entries.used + self.entries + 1) + 1
         self._arena: U8Array = _from_line(size + _PADDING)
-        pk.place_names(
-            entries.hashes, entries.counts, entries.codes, self._directory, self._arena, self._layout
-        )
+        encoded = EncodedWords(entries.hashes, entries.counts, entries.codes)
+        pk.place_names(encoded, self._directory, self._arena, self._layout)
 
     @property
     def nbytes(self) -> int:
@@ -171,7 +176,7 @@ class PackedWords:
 
     def _arrays(self) -> Iterator[U8Array | U64Array | I64Array]:
         yield from self._symbols
-        yield from (self._arena, self._directory, self._labels, self._parents, self._layout)
+        yield from (self._arena, self._directory, self._labels, self._table.parents, self._layout)
         yield from (self._odd_ends, self._odd_text)
 
     @property
@@ -181,48 +186,15 @@ class PackedWords:
 
     def lookup(self, buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: int) -> None:
         """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows of a batch."""
-        book = self._symbols.book
-        lookup_packed(
-            buf,
-            u32,
-            u64,
-            fate,
-            n,
-            self._arena,
-            self._directory,
-            book,
-            self._parents,
-            self._layout,
-        )
+        lookup_packed(buf, u32, u64, fate, n, self._table)
         if self._layout[pk.L_SUFFIX_LABELS] > SUFFIX_DEPTH:
-            lookup_packed_deep(
-                buf,
-                u32,
-                fate,
-                n,
-                self._key,
-                self._arena,
-                self._directory,
-                book,
-                self._labels,
-                self._layout,
-            )
+            lookup_packed_deep(buf, u32, fate, n, self._key, self._table)
 
     def put_texts(self, indexes: I64Array, begin: int, out: U8Array, ends: I64Array) -> int:
         """Write the words with these indexes; see :func:`edm.stages.domains.table.packed_kernels.put_packed_texts`."""
-        book = self._symbols.book
+        wire = np.zeros(pk.WIRE_ROOM, np.uint8)
         done: int = pk.put_packed_texts(
-            indexes,
-            begin,
-            self._arena,
-            self._directory,
-            book,
-            self._layout,
-            self._odd_ends,
-            self._odd_text,
-            np.zeros(pk.WIRE_ROOM, np.uint8),
-            out,
-            ends,
+            indexes, begin, self._table, self._odd_ends, self._odd_text, wire, out, ends
         )
         return done
 

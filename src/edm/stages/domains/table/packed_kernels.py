@@ -5,15 +5,27 @@ The layout stands in :mod:`edm.stages.domains.table.packed`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from edm.kernel.columns import I64, U64, Bytes, Flag, U64Array
 from edm.kernel.jit import force_inlined, kernel, prefetch
 from edm.stages.domains.dawg.bits import U0, U1, U2, U3, U7, U8
+from edm.stages.domains.table.arrays import (
+    Arena,
+    Counts,
+    Directory,
+    EncodedWords,
+    Ends,
+    Hashes,
+    HashKey,
+    Indexes,
+    Labels,
+    Layout,
+    PackedTable,
+)
 from edm.stages.domains.table.hashing import EXACT, SUFFIX, hash_wire
 from edm.stages.domains.table.kernels import TEXT_ROOM, text_to_wire
-from edm.stages.domains.table.symbols import decode_name, encode_name
+from edm.stages.domains.table.symbols import Symbols, decode_name, encode_name
 from edm.stages.names import put_name
 
 WIRE_ROOM = 272
@@ -50,32 +62,32 @@ _NEAR = 16
 
 
 @force_inlined
-def record_of(h: Any, layout: Any) -> Any:
+def record_of(h: U64, layout: Layout) -> U64:
     """Return the element of ``directory`` where the record of a hash's bucket begins."""
     return (((h >> _U32) * layout[L_BUCKETS]) >> _U32) << U1
 
 
 @force_inlined
-def tag_of(h: Any, suffix: Any) -> Any:
+def tag_of(h: U64, suffix: Flag) -> U64:
     """Return the tag (1 to 255) of an entry: bits of its hash, and in the lowest whether it is a suffix entry."""
     tag = ((h >> U7) & ~U1 & _LOW_BYTE) | (U1 if suffix else U0)
     return tag if tag != U0 else U2
 
 
 @force_inlined
-def block_offset(directory: Any, record: Any) -> Any:
+def block_offset(directory: Directory, record: U64) -> U64:
     """Return where the block of a record begins in the arena."""
     return directory[record] & _LOW32
 
 
 @force_inlined
-def first_index(directory: Any, record: Any) -> Any:
+def first_index(directory: Directory, record: U64) -> U64:
     """Return the index of the first name of a record's block."""
     return (directory[record] >> _U32) & _INDEX_BITS
 
 
 @force_inlined
-def names_in(directory: Any, record: Any) -> Any:
+def names_in(directory: Directory, record: U64) -> U64:
     """Return how many names the block of a record has."""
     count = directory[record] >> COUNT_SHIFT
     if count == MANY:
@@ -84,13 +96,13 @@ def names_in(directory: Any, record: Any) -> Any:
 
 
 @force_inlined
-def late_tags(count: Any) -> Any:
+def late_tags(count: U64) -> U64:
     """Return how many tags of a block of ``count`` names stand in the block itself."""
     return count - U8 if count > U8 else U0
 
 
 @force_inlined
-def tag_at(arena: Any, directory: Any, record: Any, count: Any, k: Any) -> Any:
+def tag_at(arena: Arena, directory: Directory, record: U64, count: U64, k: U64) -> U64:
     """Return the tag of the ``k``-th of the ``count`` names of a block."""
     if k < U8:
         return (directory[record + U1] >> (k << U3)) & _LOW_BYTE
@@ -99,20 +111,16 @@ def tag_at(arena: Any, directory: Any, record: Any, count: Any, k: Any) -> Any:
 
 @kernel
 def encode_words(
-    text: Any,
-    ends: Any,
-    key: Any,
-    book: Any,
-    starts: Any,
-    singles: Any,
-    wire: Any,
-    hashes: Any,
-    counts: Any,
-    codes: Any,
-    begin: Any,
-    labels: Any,
-    layout: Any,
-) -> Any:
+    text: Bytes,
+    ends: Ends,
+    key: HashKey,
+    symbols: Symbols,
+    wire: Bytes,
+    encoded: EncodedWords,
+    begin: U64,
+    labels: Labels,
+    layout: Layout,
+) -> U64:
     """Write hash and codes of each entry of a batch of words; a word that is no entry has no codes.
 
     Parameters
@@ -120,16 +128,12 @@ def encode_words(
     text : uint8[...], ends : int64[words]
         The batch: words in UTF-8, and where each ends.
     key : uint64[KEY_WORDS]
-    book, starts, singles
-        The fields of :class:`~edm.stages.domains.table.symbols.Symbols`: uint64[768], uint8[65537], uint8[256].
+    symbols : Symbols
     wire : uint8[WIRE_ROOM]
         Scratch.
-    hashes : uint64[at least words]
-        Out: the hashes; the lowest byte is 1 for a suffix entry, else 0.
-    counts : uint8[at least words]
-        Out: how many codes each word has.
-    codes : uint8[at least begin + ends[-1] + words]
-        Out: the codes, one name behind the other, from ``begin`` (uint64) on.
+    encoded : EncodedWords
+        Out: hashes and counts of the words, from the first element on, and their codes, from ``begin`` (uint64) on;
+        there is room for ``ends[-1] + words`` of these.
     labels : uint8[256]
         Out: 1 for each number of labels that a suffix entry has.
     layout : uint64[N_LAYOUT]
@@ -140,6 +144,7 @@ def encode_words(
     int
         Where the codes end.
     """
+    hashes, counts, codes = encoded
     used = begin
     for i in range(ends.size):
         start = ends[i - 1] if i > 0 else 0
@@ -151,7 +156,7 @@ def encode_words(
         if size >= 0:
             h = hash_wire(wire, U0, np.uint64(size), key, SUFFIX if suffix else EXACT)
             hashes[i] = (h & _HASH_BITS) | (U1 if suffix else U0)
-            stop = encode_name(wire, U0, np.uint64(size), book, starts, singles, codes, used)
+            stop = encode_name(wire, U0, np.uint64(size), symbols, codes, used)
             counts[i] = stop - used
             used = stop
             if suffix:
@@ -166,7 +171,7 @@ def encode_words(
 
 
 @kernel
-def count_names(hashes: Any, counts: Any, directory: Any, layout: Any) -> None:
+def count_names(hashes: Hashes, counts: Counts, directory: Directory, layout: Layout) -> None:
     """Add the entries up for each bucket: bytes of codes in the low half of a record, names in the high half.
 
     Parameters
@@ -185,7 +190,7 @@ def count_names(hashes: Any, counts: Any, directory: Any, layout: Any) -> None:
 
 
 @force_inlined
-def _take_room(size: Any, end: Any, spares: Any, depths: Any) -> tuple[Any, Any]:
+def _take_room(size: U64, end: U64, spares: U64Array, depths: U64Array) -> tuple[U64, U64]:
     """Return where a block of this size is put, and where the arena then ends."""
     room = size
     while room <= _LINE and depths[room] == U0:
@@ -205,7 +210,7 @@ def _take_room(size: Any, end: Any, spares: Any, depths: Any) -> tuple[Any, Any]
 
 
 @kernel
-def lay_out(directory: Any, limit: Any, spares: Any, depths: Any) -> Any:
+def lay_out(directory: Directory, limit: U64, spares: U64Array, depths: U64Array) -> U64:
     """Make of the sums of :func:`count_names` where each block begins and what index its first name has.
 
     A block goes where the least room is left of those lines into which it fits. The first line stays empty, because
@@ -243,12 +248,12 @@ def lay_out(directory: Any, limit: Any, spares: Any, depths: Any) -> Any:
 
 
 @kernel
-def place_names(hashes: Any, counts: Any, codes: Any, directory: Any, arena: Any, layout: Any) -> None:
+def place_names(encoded: EncodedWords, directory: Directory, arena: Arena, layout: Layout) -> None:
     """Put the entries into their blocks, each behind those that are there.
 
     Parameters
     ----------
-    hashes : uint64[words], counts : uint8[words], codes : uint8[...]
+    encoded : EncodedWords
         From :func:`encode_words`.
     directory : uint64[2 * (buckets + 1)]
         From :func:`lay_out`; the tags are entered.
@@ -256,6 +261,7 @@ def place_names(hashes: Any, counts: Any, codes: Any, directory: Any, arena: Any
         Out; zeros at first. A name has at least one code, so a count of 0 is that of a place still free.
     layout : uint64[N_LAYOUT]
     """
+    hashes, counts, codes = encoded
     last = counts.size - 1
     start = U0
     for i in range(counts.size):
@@ -286,7 +292,7 @@ def place_names(hashes: Any, counts: Any, codes: Any, directory: Any, arena: Any
 
 
 @force_inlined
-def _record_with(directory: Any, index: Any, layout: Any) -> Any:
+def _record_with(directory: Directory, index: U64, layout: Layout) -> U64:
     """Return the record of the block that holds the name with this index."""
     low = U0
     high = layout[L_BUCKETS]
@@ -301,18 +307,15 @@ def _record_with(directory: Any, index: Any, layout: Any) -> Any:
 
 @kernel
 def put_packed_texts(
-    indexes: Any,
-    begin: Any,
-    arena: Any,
-    directory: Any,
-    book: Any,
-    layout: Any,
-    odd_ends: Any,
-    odd_text: Any,
-    wire: Any,
-    out: Any,
-    ends: Any,
-) -> Any:
+    indexes: Indexes,
+    begin: I64,
+    table: PackedTable,
+    odd_ends: Ends,
+    odd_text: Bytes,
+    wire: Bytes,
+    out: Bytes,
+    ends: Ends,
+) -> I64:
     """Write the words with these indexes one behind the other, from ``indexes[begin]`` on.
 
     Parameters
@@ -320,8 +323,9 @@ def put_packed_texts(
     indexes : int64[n]
         Each less than the number of words.
     begin : int
-    arena, directory, book, layout, odd_ends, odd_text
-        The table's arrays, see :mod:`edm.stages.domains.table.packed`.
+    table : PackedTable
+    odd_ends : int64[words that match nothing], odd_text : uint8[...]
+        Where each of them ends in their text, and that.
     wire : uint8[WIRE_ROOM]
         Scratch.
     out : uint8[...]
@@ -334,6 +338,7 @@ def put_packed_texts(
     int
         The first element for which ``out`` has no room; ``len(indexes)`` if all are written.
     """
+    arena, directory, layout = table.arena, table.directory, table.layout
     at = ends[begin]
     for i in range(begin, indexes.size):
         index = np.uint64(indexes[i])
@@ -355,7 +360,7 @@ def put_packed_texts(
             pos = offset + count + late_tags(count)
             for k in range(place):
                 pos += np.uint64(arena[offset + k])
-            size = decode_name(arena, pos, np.uint64(arena[offset + place]), book, wire)
+            size = decode_name(arena, pos, np.uint64(arena[offset + place]), table.book, wire)
             if tag_at(arena, directory, record, count, place) & U1 != U0:
                 out[at] = 0x2E
                 at += 1

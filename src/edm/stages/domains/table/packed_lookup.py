@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from edm.kernel.columns import (
@@ -12,22 +10,28 @@ from edm.kernel.columns import (
     FOUND_INDEX,
     FOUND_POS,
     FOUND_ROW,
+    I64,
     LEFT_ROW,
     NAME_SUM,
     NAME_WORD,
     NO_DOMAIN,
-    PENDING,
     QNAME_HASH,
     QNAME_LABELS,
     QNAME_LEN,
     QNAME_OFF,
     SUFFIX_DEPTH,
     SUFFIX_HASH_1,
+    U64,
+    Bytes,
+    Fates,
+    Flag,
+    U32Columns,
+    U64Columns,
 )
 from edm.kernel.jit import force_inlined, kernel, le64, prefetch
 from edm.stages.domains.dawg.bits import U0, U1, U3, U7, U8
-from edm.stages.domains.table.hashing import SUFFIX, hash_wire
-from edm.stages.domains.table.lookup import EXACT_MATCH, NO_MATCH, SUFFIX_MATCH, next_deep
+from edm.stages.domains.table.arrays import Directory, HashKey, Layout, PackedTable
+from edm.stages.domains.table.lookup import EXACT_MATCH, NO_MATCH, SUFFIX_MATCH, look_deep
 from edm.stages.domains.table.name_hashing import list_pending
 from edm.stages.domains.table.packed_kernels import (
     COUNT_SHIFT,
@@ -63,39 +67,30 @@ _PLACES = np.uint64(0x0001020304050607)
 
 
 @force_inlined
-def _hits(tags: Any, tag: Any) -> Any:
+def _hits(tags: U64, tag: U64) -> U64:
     """Return a word whose bytes are 0x80 where those of ``tags`` are the tag, and otherwise 0."""
     other = tags ^ (tag * _EACH_BYTE)
     return ~(((other & _LOW_SEVEN) + _LOW_SEVEN) | other | _LOW_SEVEN)
 
 
 @force_inlined
-def _lowest(hits: Any) -> Any:
+def _lowest(hits: U64) -> U64:
     """Return the number of the lowest byte that is not 0; 0 to 7."""
     return (((hits & (~hits + U1)) >> U7) * _PLACES) >> np.uint64(56)
 
 
 @force_inlined
-def _sum_before(word: Any, k: Any) -> Any:
+def _sum_before(word: U64, k: U64) -> U64:
     """Return the sum of the ``k`` (0 to 7) lowest bytes."""
     word &= (U1 << (k << U3)) - U1
     return (((word & _EVEN_BYTES) + ((word >> U8) & _EVEN_BYTES)) * _EACH_PAIR) >> _U48
 
 
 @force_inlined
-def _search(
-    buf: Any,
-    off: Any,
-    size: Any,
-    h: Any,
-    suffix: Any,
-    arena: Any,
-    directory: Any,
-    book: Any,
-    layout: Any,
-) -> Any:
+def _search(buf: Bytes, off: U64, size: U64, h: U64, suffix: Flag, table: PackedTable) -> U64:
     """Return the index of the entry that is this name, or ``_NONE``: look at all names of its block."""
-    record = record_of(h, layout)
+    arena, directory = table.arena, table.directory
+    record = record_of(h, table.layout)
     tag = tag_of(h, suffix)
     offset = block_offset(directory, record)
     count = names_in(directory, record)
@@ -103,7 +98,7 @@ def _search(
     for k in range(count):
         codes = np.uint64(arena[offset + k])
         if tag_at(arena, directory, record, count, np.uint64(k)) == tag and same_coded(
-            arena, pos, codes, book, buf, off, size
+            arena, pos, codes, table.book, buf, off, size
         ):
             return first_index(directory, record) + np.uint64(k)
         pos += codes
@@ -124,45 +119,46 @@ def _search(
 
 
 @force_inlined
-def _ask_exact(u32: Any, u64: Any, begin: Any, end: Any, directory: Any, layout: Any) -> None:
+def _ask_exact(
+    u32: U32Columns, u64: U64Columns, begin: I64, end: U64, directory: Directory, layout: Layout
+) -> None:
     """Prefetch the records of the names in ``LEFT_ROW``."""
     for j in range(begin, end):
         prefetch(directory, record_of(u64[QNAME_HASH, np.uint64(u32[LEFT_ROW, j])], layout))
 
 
 @force_inlined
-def _ask_blocks(u64: Any, begin: Any, end: Any, arena: Any, layout: Any) -> None:
+def _ask_blocks(u64: U64Columns, begin: U64, end: U64, table: PackedTable) -> None:
     """Prefetch the blocks of the rows in ``FOUND_ROW``."""
     for j in range(begin, end):
         first = u64[NAME_WORD, j]
         offset = first & _LOW32
-        prefetch(arena, offset)
-        prefetch(arena, offset + (_LINE if first >> COUNT_SHIFT >= layout[L_WIDE] else U0))
+        prefetch(table.arena, offset)
+        prefetch(table.arena, offset + (_LINE if first >> COUNT_SHIFT >= table.layout[L_WIDE] else U0))
 
 
 @force_inlined
-def _ask_parents(u32: Any, u64: Any, begin: Any, end: Any, directory: Any, parents: Any, layout: Any) -> Any:
+def _ask_parents(u32: U32Columns, u64: U64Columns, begin: U64, end: U64, table: PackedTable) -> U64:
     """Go on to the next parent domain of the rows in ``LEFT_ROW`` and prefetch its record; drop those without one."""
     kept = begin
     for j in range(begin, end):
         i = np.uint64(u32[LEFT_ROW, j])
-        count = np.uint64(parents[np.uint64(u32[FOUND_INDEX, j])])
+        count = np.uint64(table.parents[np.uint64(u32[FOUND_INDEX, j])])
         u32[LEFT_ROW, kept] = i
         u32[FOUND_INDEX, kept] = count
         wanted = U1 if count != U0 else U0
         kept += wanted
-        prefetch(directory, record_of(u64[_BEFORE_SUFFIX_HASH + count, i], layout) * wanted)
+        prefetch(table.directory, record_of(u64[_BEFORE_SUFFIX_HASH + count, i], table.layout) * wanted)
     return kept
 
 
 @force_inlined
-def _pass_suffixes(
-    u32: Any, u64: Any, left: Any, arena: Any, directory: Any, parents: Any, layout: Any
-) -> tuple[Any, Any]:
+def _pass_suffixes(u32: U32Columns, u64: U64Columns, left: U64, table: PackedTable) -> tuple[U64, U64]:
     """Move the rows in ``LEFT_ROW`` whose tag is in their record, or may be in the block, to ``FOUND_ROW``.
 
     Returns how many rows each has then.
     """
+    directory, layout = table.directory, table.layout
     kept = U0
     found = U0
     for j in range(left):
@@ -181,27 +177,19 @@ def _pass_suffixes(
         maybe = U1 if (hits != U0) | (first >> COUNT_SHIFT > U8) else U0
         found += maybe
         kept += U1 - maybe
-    _ask_blocks(u64, U0, found, arena, layout)
-    return _ask_parents(u32, u64, U0, kept, directory, parents, layout), found
+    _ask_blocks(u64, U0, found, table)
+    return _ask_parents(u32, u64, U0, kept, table), found
 
 
 @force_inlined
 def _pass_exact(
-    u32: Any,
-    u64: Any,
-    begin: Any,
-    end: Any,
-    left: Any,
-    found: Any,
-    arena: Any,
-    directory: Any,
-    parents: Any,
-    layout: Any,
-) -> tuple[Any, Any]:
+    u32: U32Columns, u64: U64Columns, begin: U64, end: U64, left: U64, found: U64, table: PackedTable
+) -> tuple[U64, U64]:
     """Distribute the pending rows from ``begin`` to ``end`` between ``FOUND_ROW`` and ``LEFT_ROW``.
 
     They are added to what is there; returns how many rows each has then.
     """
+    directory, layout = table.directory, table.layout
     first_found = found
     first_left = left
     for j in range(begin, end):
@@ -221,28 +209,20 @@ def _pass_exact(
         maybe = U1 if (hits != U0) | (first >> COUNT_SHIFT > U8) else U0
         found += maybe
         left += U1 - maybe
-    _ask_blocks(u64, first_found, found, arena, layout)
-    return _ask_parents(u32, u64, first_left, left, directory, parents, layout), found
+    _ask_blocks(u64, first_found, found, table)
+    return _ask_parents(u32, u64, first_left, left, table), found
 
 
 @force_inlined
 def _settle(
-    buf: Any,
-    u32: Any,
-    u64: Any,
-    found: Any,
-    begin: Any,
-    end: Any,
-    arena: Any,
-    directory: Any,
-    book: Any,
-    layout: Any,
-) -> Any:
+    buf: Bytes, u32: U32Columns, u64: U64Columns, found: U64, begin: U64, end: U64, table: PackedTable
+) -> U64:
     """Compare the domains in ``FOUND_ROW`` with the first name of the same tag and write the matches.
 
     Meanwhile records of the pending rows from ``begin`` on are prefetched, as many as there are matches to look at and
     none behind ``end``. Rows that did not match stay in ``FOUND_ROW``; returns their number.
     """
+    arena, directory, book, layout = table.arena, table.directory, table.book, table.layout
     unsure = U0
     for j in range(found):
         ahead = min(begin + j, end)
@@ -270,17 +250,8 @@ def _settle(
 
 @force_inlined
 def _settle_rest(
-    buf: Any,
-    u32: Any,
-    u64: Any,
-    left: Any,
-    unsure: Any,
-    arena: Any,
-    directory: Any,
-    book: Any,
-    parents: Any,
-    layout: Any,
-) -> Any:
+    buf: Bytes, u32: U32Columns, u64: U64Columns, left: U64, unsure: U64, table: PackedTable
+) -> U64:
     """Look at all names of the blocks of the rows in ``FOUND_ROW``, and add those without a match to ``LEFT_ROW``.
 
     Returns how many rows that has then.
@@ -294,7 +265,7 @@ def _settle_rest(
         start = (h & _U255) if suffix else U0
         off = np.uint64(u32[QNAME_OFF, i]) + start
         size = np.uint64(u32[QNAME_LEN, i]) - U1 - start
-        index = _search(buf, off, size, h, suffix, arena, directory, book, layout)
+        index = _search(buf, off, size, h, suffix, table)
         if index != _NONE:
             u32[DOMAIN_INDEX, i] = index
             u32[DOMAIN_MATCH, i] = SUFFIX_MATCH if suffix else EXACT_MATCH
@@ -302,21 +273,12 @@ def _settle_rest(
             u32[LEFT_ROW, left] = i
             u32[FOUND_INDEX, left] = count if suffix else np.uint64(u32[QNAME_LABELS, i])
             left += U1
-    return _ask_parents(u32, u64, first_left, left, directory, parents, layout)
+    return _ask_parents(u32, u64, first_left, left, table)
 
 
 @kernel
 def lookup_packed(
-    buf: Any,
-    u32: Any,
-    u64: Any,
-    fate: Any,
-    n: Any,
-    arena: Any,
-    directory: Any,
-    book: Any,
-    parents: Any,
-    layout: Any,
+    buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, n: I64, table: PackedTable
 ) -> None:
     """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows.
 
@@ -328,66 +290,34 @@ def lookup_packed(
     ----------
     buf, u32, u64, fate, n
         The block and the columns of a batch, see :mod:`edm.kernel.columns`.
-    arena : uint8[:]
-        Blocks of names, eight bytes more than they take.
-    directory : uint64[2 * (buckets + 1)]
-        Where each bucket's block stands, and tags of its names.
-    book : uint64[768]
-        What the codes in the arena stand for.
-    parents : uint8[256]
-        For each number of labels, the next smaller one that suffix entries have, of up to ``SUFFIX_DEPTH``; or 0.
-    layout : uint64[N_LAYOUT]
-        Numbers of the table, ``L_*``.
+    table : PackedTable
     """
+    directory, layout = table.directory, table.layout
     rows = list_pending(u32, fate, n)
     begin = U0
     left = U0
     end = min(_CHUNK, rows)
     _ask_exact(u32, u64, begin, end, directory, layout)
     while begin < rows or left > U0:
-        left, found = _pass_suffixes(u32, u64, left, arena, directory, parents, layout)
-        left, found = _pass_exact(u32, u64, begin, end, left, found, arena, directory, parents, layout)
+        left, found = _pass_suffixes(u32, u64, left, table)
+        left, found = _pass_exact(u32, u64, begin, end, left, found, table)
         begin = end
         end = min(begin + _CHUNK, rows)
-        unsure = _settle(buf, u32, u64, found, begin, rows - U1, arena, directory, book, layout)
-        left = _settle_rest(buf, u32, u64, left, unsure, arena, directory, book, parents, layout)
+        unsure = _settle(buf, u32, u64, found, begin, rows - U1, table)
+        left = _settle_rest(buf, u32, u64, left, unsure, table)
         _ask_exact(u32, u64, begin + found, end, directory, layout)
 
 
 @kernel
 def lookup_packed_deep(
-    buf: Any,
-    u32: Any,
-    fate: Any,
-    n: Any,
-    key: Any,
-    arena: Any,
-    directory: Any,
-    book: Any,
-    labels: Any,
-    layout: Any,
+    buf: Bytes, u32: U32Columns, fate: Fates, n: I64, key: HashKey, table: PackedTable
 ) -> None:
     """Look for parent domains of more than ``SUFFIX_DEPTH`` labels, whose hash is in no column.
 
     It comes behind :func:`lookup_packed`, as :func:`~edm.stages.domains.table.lookup.lookup_deep` behind
-    ``lookup_domains``; ``key`` is the uint64[KEY_WORDS] of the hash, and ``arena``, ``directory``, ``book``,
-    ``labels`` and ``layout`` are the table's.
+    ``lookup_domains``; ``key`` is the uint64[KEY_WORDS] of the hash.
     """
-    for i in range(n):
-        if fate[i] != PENDING or u32[DOMAIN_MATCH, i] == EXACT_MATCH:
-            continue
-        left = np.uint64(u32[QNAME_LABELS, i])
-        off = np.uint64(u32[QNAME_OFF, i])
-        end = off + np.uint64(u32[QNAME_LEN, i]) - U1
-        off, left = next_deep(buf, off, left, labels, layout[L_SUFFIX_LABELS])
-        while left != U0:
-            h = hash_wire(buf, off, end - off, key, SUFFIX)
-            index = _search(buf, off, end - off, h, True, arena, directory, book, layout)
-            if index != _NONE:
-                u32[DOMAIN_INDEX, i] = index
-                u32[DOMAIN_MATCH, i] = SUFFIX_MATCH
-                break
-            off, left = next_deep(buf, off, left, labels, layout[L_SUFFIX_LABELS])
+    look_deep(buf, u32, fate, n, key, table, table.layout[L_SUFFIX_LABELS], _search)
 
 
 __all__ = ["lookup_packed", "lookup_packed_deep"]

@@ -24,6 +24,7 @@ from edm.kernel.columns import SUFFIX_DEPTH, Columns, I64Array, U8Array, U32Arra
 from edm.stages.domains.dawg.dawg import Dawg, bit_length
 from edm.stages.domains.table import kernels as tk
 from edm.stages.domains.table import lookup as lk
+from edm.stages.domains.table.arrays import OddWords, PlainTable
 from edm.stages.domains.table.kernels import MAX_ARENA_BYTES
 
 _MAX_FILTER_WIDTH = 18
@@ -58,6 +59,7 @@ class PlainWords:
         "_odd_text",
         "_offsets",
         "_slots",
+        "_table",
         "_words",
         "entries",
     )
@@ -89,6 +91,8 @@ class PlainWords:
 
     def _fill(self, dawg: Dawg) -> None:
         meta = np.zeros(tk.N_META, np.int64)
+        # Growing changes the arrays themselves, in place.
+        table, odd_words = self._arrays(), self._odd_words()
         for text, ends in dawg.batches():
             done = 0
             while True:
@@ -96,13 +100,8 @@ class PlainWords:
                     text,
                     ends,
                     done,
-                    self._arena,
-                    self._offsets,
-                    self._labels,
-                    self._layout,
-                    self._odd_index,
-                    self._odd_ends,
-                    self._odd_text,
+                    table,
+                    odd_words,
                     meta,
                 )
                 if done == len(ends):
@@ -115,12 +114,19 @@ class PlainWords:
         self._odd_text.resize(meta[tk.F_ODD_TEXT], refcheck=False)
         self.entries = int(meta[tk.F_ENTRIES])
         self._make_filters()
-        tk.index_words(self._words, self._key, self._arena, self._slots, self._filters, self._layout)
+        self._table = self._arrays()
+        tk.index_words(self._words, self._key, self._table)
         self._is_deep = bool(self._layout[tk.L_SUFFIX_LABELS] > SUFFIX_DEPTH)
         if self._is_deep:
             # So that the kernel is not compiled while frames wait.
             columns = Columns(1)
             self._lookup_deep(self._arena, columns.u32, columns.fate, 0)
+
+    def _arrays(self) -> PlainTable:
+        return PlainTable(self._arena, self._offsets, self._slots, self._filters, self._labels, self._layout)
+
+    def _odd_words(self) -> OddWords:
+        return OddWords(self._odd_index, self._odd_ends, self._odd_text)
 
     def _make_filters(self) -> None:
         suffixes = int(self._layout[tk.L_SUFFIX_STOP] - self._layout[tk.L_SUFFIX_START])
@@ -152,20 +158,7 @@ class PlainWords:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the words take."""
-        return sum(
-            array.nbytes
-            for array in (
-                self._arena,
-                self._offsets,
-                self._slots,
-                self._filters,
-                self._labels,
-                self._layout,
-                self._odd_index,
-                self._odd_ends,
-                self._odd_text,
-            )
-        )
+        return sum(array.nbytes for array in (*self._arrays(), *self._odd_words()))
 
     @property
     def odd_bytes(self) -> int:
@@ -174,41 +167,16 @@ class PlainWords:
 
     def lookup(self, buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: int) -> None:
         """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows of a batch."""
-        lk.lookup_domains(
-            buf,
-            u32,
-            u64,
-            fate,
-            n,
-            self._arena,
-            self._offsets,
-            self._slots,
-            self._filters,
-            self._labels,
-            self._layout,
-        )
+        lk.lookup_domains(buf, u32, u64, fate, n, self._table)
         if self._is_deep:
             self._lookup_deep(buf, u32, fate, n)
 
     def _lookup_deep(self, buf: U8Array, u32: U32Array, fate: U8Array, n: int) -> None:
-        lk.lookup_deep(
-            buf, u32, fate, n, self._key, self._arena, self._offsets, self._slots, self._labels, self._layout
-        )
+        lk.lookup_deep(buf, u32, fate, n, self._key, self._table)
 
     def put_texts(self, indexes: I64Array, begin: int, out: U8Array, ends: I64Array) -> int:
         """Write the words with these indexes; see :func:`edm.stages.domains.table.kernels.put_texts`."""
-        done: int = tk.put_texts(
-            indexes,
-            begin,
-            self._arena,
-            self._offsets,
-            self._layout,
-            self._odd_index,
-            self._odd_ends,
-            self._odd_text,
-            out,
-            ends,
-        )
+        done: int = tk.put_texts(indexes, begin, self._table, self._odd_words(), out, ends)
         return done
 
 

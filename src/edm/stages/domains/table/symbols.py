@@ -14,13 +14,14 @@ A name of ``size`` bytes takes 1 to ``size + 1`` codes. As elsewhere in this pac
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from edm.kernel.columns import I64Array, U8Array, U32Array, U64Array
+from edm.kernel.columns import U64, Bytes, Flag, I64Array, U8Array, U32Array
 from edm.kernel.jit import force_inlined, inlined, kernel, le64, put_le64
 from edm.stages.domains.dawg.bits import U0, U1, U3, U8
+from edm.stages.domains.table.arrays import Book, Ends, Singles, Starts
 from edm.stages.domains.table.hashing import fold, load_short, same_name
 
 NOTHING = 0
@@ -65,9 +66,9 @@ class Symbols(NamedTuple):
         Code of each byte by itself; ``ESCAPE`` if it has none.
     """
 
-    book: U64Array
-    starts: U8Array
-    singles: U8Array
+    book: Book
+    starts: Starts
+    singles: Singles
 
 
 def make_symbols(strings: Iterable[bytes]) -> Symbols:
@@ -106,7 +107,7 @@ def choose_symbols(wire: U8Array, ends: I64Array) -> Symbols:
     for _ in range(_ROUNDS):
         counts = np.zeros(_TOKENS, np.uint32)
         pairs = np.zeros((_TOKENS, _TOKENS), np.uint32)
-        count_tokens(wire, ends, *symbols, counts, pairs)
+        count_tokens(wire, ends, symbols, counts, pairs)
         symbols = make_symbols(_best(symbols, counts, pairs))
     return symbols
 
@@ -128,8 +129,9 @@ def _best(symbols: Symbols, counts: U32Array, pairs: U32Array) -> list[bytes]:
 
 
 @force_inlined
-def _longest(word: Any, left: Any, book: Any, starts: Any, singles: Any) -> Any:
+def _longest(word: U64, left: U64, symbols: Symbols) -> U64:
     """Return the code (uint64) of the longest symbol that ``left`` bytes, the first in ``word``, begin with."""
+    book, starts, singles = symbols
     pair = word & _U65535
     for k in range(starts[pair], starts[pair + U1]):
         code = np.uint64(k)
@@ -140,15 +142,14 @@ def _longest(word: Any, left: Any, book: Any, starts: Any, singles: Any) -> Any:
 
 
 @kernel
-def count_tokens(wire: Any, ends: Any, book: Any, starts: Any, singles: Any, counts: Any, pairs: Any) -> None:
+def count_tokens(wire: Bytes, ends: Ends, symbols: Symbols, counts: U32Array, pairs: U32Array) -> None:
     """Count with what codes, and pairs of codes, names would be written.
 
     Parameters
     ----------
     wire : uint8[ends[-1] + 8 or more], ends : int64[names]
         The names, as for :func:`choose_symbols`.
-    book, starts, singles
-        The fields of :class:`Symbols`: uint64[768], uint8[65537], uint8[256].
+    symbols : Symbols
     counts : uint32[512], pairs : uint32[512, 512], zeroed
         Out: how often each token occurs, and each before another; token 256 + b is a byte b that has no code.
     """
@@ -158,12 +159,12 @@ def count_tokens(wire: Any, ends: Any, book: Any, starts: Any, singles: Any, cou
         before = _NONE
         while pos < end:
             word = le64(wire, pos)
-            token = _longest(word, end - pos, book, starts, singles)
+            token = _longest(word, end - pos, symbols)
             if token == _ESCAPE:
                 token = _U256 + (word & _U255)
                 pos += U1
             else:
-                pos += book[_SIZES + token]
+                pos += symbols.book[_SIZES + token]
             counts[token] += 1
             if before != _NONE:
                 pairs[before, token] += 1
@@ -171,9 +172,7 @@ def count_tokens(wire: Any, ends: Any, book: Any, starts: Any, singles: Any, cou
 
 
 @force_inlined
-def encode_name(
-    wire: Any, at: Any, size: Any, book: Any, starts: Any, singles: Any, codes: Any, begin: Any
-) -> Any:
+def encode_name(wire: Bytes, at: U64, size: U64, symbols: Symbols, codes: Bytes, begin: U64) -> U64:
     """Write the codes of the name ``wire[at:at+size]`` to ``codes`` from ``begin`` on; return their end (all uint64).
 
     Eight bytes behind the name are read. ``codes`` must have room for ``size + 1`` bytes.
@@ -183,7 +182,7 @@ def encode_name(
     o = begin
     while pos < end and o - begin < size:
         word = le64(wire, pos)
-        code = _longest(word, end - pos, book, starts, singles)
+        code = _longest(word, end - pos, symbols)
         codes[o] = code
         o += U1
         if code == _ESCAPE:
@@ -191,7 +190,7 @@ def encode_name(
             o += U1
             pos += U1
         else:
-            pos += book[_SIZES + code]
+            pos += symbols.book[_SIZES + code]
     if pos < end or size == U0:
         codes[begin] = RAW
         for k in range(size):
@@ -201,7 +200,7 @@ def encode_name(
 
 
 @force_inlined
-def decode_name(codes: Any, pos: Any, count: Any, book: Any, out: Any) -> Any:
+def decode_name(codes: Bytes, pos: U64, count: U64, book: Book, out: Bytes) -> U64:
     """Write the name of the ``count`` codes at ``pos`` to ``out`` (uint8[264]) and return its size (all uint64)."""
     end = pos + count
     o = U0
@@ -224,13 +223,13 @@ def decode_name(codes: Any, pos: Any, count: Any, book: Any, out: Any) -> Any:
 
 
 @force_inlined
-def _has_special(eight: Any) -> Any:
+def _has_special(eight: U64) -> Flag:
     """Tell whether one of eight codes is RAW or ESCAPE, which have all bits but the lowest in common."""
     return ((eight & _SIX_BITS) + _TWO) & eight & _HIGH_BITS != U0
 
 
 @inlined
-def same_coded(codes: Any, pos: Any, count: Any, book: Any, buf: Any, off: Any, size: Any) -> Any:
+def same_coded(codes: Bytes, pos: U64, count: U64, book: Book, buf: Bytes, off: U64, size: U64) -> Flag:
     """Tell whether the ``count`` codes at ``pos`` are the name ``buf[off:off+size]``, letter case ignored."""
     if np.uint64(codes[pos]) == _RAW:
         return count == size + U1 and same_name(codes, pos + U1, buf, off, size)
@@ -253,7 +252,9 @@ def same_coded(codes: Any, pos: Any, count: Any, book: Any, buf: Any, off: Any, 
 
 
 @force_inlined
-def surely_same_coded(codes: Any, pos: Any, count: Any, book: Any, buf: Any, off: Any, size: Any) -> Any:
+def surely_same_coded(
+    codes: Bytes, pos: U64, count: U64, book: Book, buf: Bytes, off: U64, size: U64
+) -> Flag:
     """Tell what :func:`same_coded` does, but faster; False also where that would take longer.
 
     That is for names near the end of ``buf`` and codes other than symbols. Eight bytes before the codes are read.
