@@ -206,8 +206,6 @@ def test_every_key_of_the_footer_is_described() -> None:
 _BATCH = {"buf", "u32", "u64", "fate", "n"}  # what edm.kernel.columns says of every kernel over a batch
 _ARRAY = re.compile(r"\b(u?int|float|bool)\d*\[|``\w+\[")
 _OWED = {
-    "stages/domains/table/lookup.py: lookup_domains",
-    "stages/domains/table/kernels.py: put_texts",
     "stages/domains/dawg/writer_kernels.py: fill_slots",
     "stages/domains/dawg/writer_kernels.py: number_nodes",
     "stages/domains/dawg/writer_kernels.py: place_nodes",
@@ -215,10 +213,6 @@ _OWED = {
     "stages/histogram/kernels.py: merge_rows",
     "stages/histogram/sketches.py: admit",
     "stages/histogram/sketches.py: promote",
-    "stages/new_qname/seen/probing.py: mark_seen",
-    "stages/pseudonyms/kernels.py: settle",
-    "stages/pseudonyms/tables.py: evict",
-    "stages/pseudonyms/tables.py: rehash",
 }
 """Kernels whose arrays are told of only where they are made. This list must not grow."""
 

@@ -14,8 +14,8 @@ from typing import TypeAlias
 import numpy as np
 
 from edm.kernel import columns as c
-from edm.kernel.columns import I64, U64, Bytes, Fates, I64Array, U32Array, U32Columns, U64Columns
-from edm.kernel.jit import be32, inlined, kernel
+from edm.kernel.columns import I64, U64, Bytes, Fates, I64Array, U32Array, U32Columns, U64Array, U64Columns
+from edm.kernel.jit import be32, force_inlined, inlined, kernel
 from edm.stages.pseudonyms.kernels import (
     KEY_HIGH,
     KEY_LENGTH,
@@ -39,6 +39,7 @@ from edm.stages.pseudonyms.tables import (
     UNRESOLVED,
     WAITING,
     CacheState,
+    HashKey,
     SlotMarks,
     Slots,
     Table,
@@ -168,6 +169,52 @@ def _give(u32: U32Columns, u64: U64Columns, i: U64, side: I64, pseudonym: Halves
         put_address(u32, u64, i, side, pseudonym[0], pseudonym[1])
 
 
+@force_inlined
+def _load_window(
+    buf: Bytes,
+    u32: U32Columns,
+    rows: U32Array,
+    begin: I64,
+    stop: I64,
+    side: I64,
+    table: Table,
+    key: HashKey,
+    keys: U64Array,
+) -> U64:
+    """Put the addresses from ``rows[begin]`` on and their home slots into ``keys``; load the slots.
+
+    Returns something made of what was loaded.
+    """
+    slots, marks = table
+    mask = np.uint64(marks.shape[0] - 1)
+    loaded = home_slot = np.uint64(0)
+    # The loads of a window do not depend on each other, and the branch is nearly always guessed right, so that their
+    # cache misses overlap. A server has few addresses of its own: the last is nearly always the next.
+    for k in range(np.uint64(min(WINDOW, stop - begin))):
+        off = np.uint64(u32[c.QUERY_ADDRESS_OFF + 2 * side, rows[np.uint64(begin) + k]])
+        high, low = _address(buf, off, slots)
+        if k == 0 or low != keys[0, k - _1] or high != keys[1, k - _1]:
+            home_slot = home(high, low, slots, key) & mask
+            loaded ^= _touch(slots, marks, home_slot)
+        keys[0, k] = low
+        keys[1, k] = high
+        keys[2, k] = home_slot
+    return loaded
+
+
+@inlined
+def _enter(high: U64, low: U64, slot: U64, table: Table, tables: Tables, lists: Lists) -> U64:
+    """Enter an address, which belongs into the free slot ``slot``; return its number among the fresh ones."""
+    if make_room(table, tables):
+        # Others move up to where the evicted address was, so the place may be another now.
+        slot = find(high, low, table, tables.key)
+    fresh_number = add_fresh(high, low, _length(table.slots), slot, lists, tables.state)
+    put_number(table.slots, slot, high, low, fresh_number)
+    table.marks[slot] = _NEW_MARK
+    tables.state[COUNT + number_of(table.slots)] += 1
+    return fresh_number
+
+
 @kernel
 def look_up(
     buf: Bytes,
@@ -209,24 +256,13 @@ def look_up(
     loaded = np.uint64(0)
     hits = 0
     mask = np.uint64(marks.shape[0] - 1)
-    home_slot = np.uint64(0)
     last_high = last_low = np.uint64(0)
     last_number = _NOT_FRESH
     found = np.uint64(0), np.uint64(0)
     for j in range(start, stop):
         at = np.uint64(j - start) & np.uint64(WINDOW - 1)
         if at == 0:
-            # The loads of a window do not depend on each other, and the branch is nearly always guessed right, so that
-            # their cache misses overlap. A server has few addresses of its own: the last is nearly always the next.
-            for k in range(np.uint64(min(WINDOW, stop - j))):
-                off = np.uint64(u32[c.QUERY_ADDRESS_OFF + 2 * side, rows[np.uint64(j) + k]])
-                high, low = _address(buf, off, slots)
-                if k == 0 or low != keys[0, k - _1] or high != keys[1, k - _1]:
-                    home_slot = home(high, low, slots, tables.key) & mask
-                    loaded ^= _touch(slots, marks, home_slot)
-                keys[0, k] = low
-                keys[1, k] = high
-                keys[2, k] = home_slot
+            loaded ^= _load_window(buf, u32, rows, j, stop, side, table, tables.key, keys)
         if state[COUNT + number] >= state[LIMIT + number]:
             state[HITS] += hits
             return j
@@ -245,13 +281,7 @@ def look_up(
             found = pseudonym_at(slots, slot)
             last_number = _NOT_FRESH
             if mark == 0:
-                if make_room(table, tables):
-                    # Others move up to where the evicted address was, so the place may be another now.
-                    slot = find(high, low, table, tables.key)
-                last_number = add_fresh(high, low, _length(slots), slot, lists, state)
-                put_number(slots, slot, high, low, last_number)
-                marks[slot] = _NEW_MARK
-                state[COUNT + number] += 1
+                last_number = _enter(high, low, slot, table, tables, lists)
             else:
                 hits += 1
                 if mark & REFERENCED == 0:
