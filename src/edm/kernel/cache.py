@@ -39,7 +39,7 @@ from edm.kernel.folder import (
 )
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_CACHE = Path(__file__).resolve()
+_KEEPING = (Path(__file__).resolve(), Path(__file__).resolve().with_name("folder.py"))
 
 # A kernel with the bounds check is another one; each mode has a folder of its own, and so a mark of its own.
 _MODE = "-boundscheck" if os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0") else ""
@@ -84,11 +84,7 @@ def _read_sources() -> _Sources:
             stem = _PACKAGE.joinpath(*module.decode().split(".")[1:])
             for path in (stem.with_suffix(".py"), stem / "__init__.py", stem / f"{name.decode()}.py"):
                 # How compiled kernels are kept does not change them.
-                if (
-                    path in texts
-                    and path not in found
-                    and path not in (_CACHE, _CACHE.with_name("folder.py"))
-                ):
+                if path in texts and path not in found and path not in _KEEPING:
                     found.add(path)
                     queue.append(path)
     return _Sources(_digest({path: texts[path] for path in sorted(found)}), _digest(texts))
