@@ -256,12 +256,12 @@ class Store:
             return None
 
     def save(self, name: str, identity: bytes, data: Any) -> None:
-        """Save ``data``; a failure is noted, and no more."""
+        """Save ``data``, or what it returns if it is callable; a failure is noted, and no more."""
         if self.folder is None or not self.writable:
             self.unsaved = self.unsaved or "there is no folder for them"
             return
         try:
-            content = bytes(_dumps(data))
+            content = bytes(_dumps(data() if callable(data) else data))
             written = _MAGIC + _checksum(identity, content) + content
             write_whole(self.folder / name, written)
             self._used[name] = len(written)
@@ -354,13 +354,7 @@ class KernelCache:
         store().compiled += 1
         if data.library.has_dynamic_globals:  # addresses of this process are part of the code
             return
-        name, identity = self._name(sig, data.codegen)
-        try:
-            reduced = data._reduce()
-        except Exception as error:
-            store()._not_saved(error)
-            return
-        store().save(name, identity, reduced)
+        store().save(*self._name(sig, data.codegen), data._reduce)
 
     def enable(self) -> None:
         """Ask and save from now on."""
