@@ -208,7 +208,7 @@ class Publisher:
                 raise ConnectError(connection.lost or "stopping")
             self.connected = True
             self._metrics.connects("ok")
-            self._log.info("connected to the MQTT broker", server=self._broker.url, qos=session.qos)
+            self._limited.info("connected to the MQTT broker", server=self._broker.url, qos=session.qos)
             session.run()
         except ConnectError as error:
             self._metrics.connects("refused" if connection.refused else "error")
