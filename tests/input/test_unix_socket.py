@@ -14,6 +14,7 @@ import pytest
 
 from edm.errors import InputError
 from edm.input import listener
+from edm.input.tls import tls_context
 from edm.input.unix_socket import UnixSocket, open_unix
 from support.intake import Site
 from support.pki import Authority
@@ -171,7 +172,7 @@ def test_probes_are_neither_errors_nor_senders(tmp_path: Path, tcp: bool) -> Non
 
 def test_probes_of_a_tls_port(tmp_path: Path) -> None:
     pair = Authority(tmp_path).server()
-    with Site(tmp_path, tls=listener.tls_context(str(pair.cert), str(pair.key), "")) as site:
+    with Site(tmp_path, tls=tls_context(str(pair.cert), str(pair.key), "")) as site:
         for _ in range(3):
             site.connect().close()
         site.wait_for_end("probe", 3)

@@ -20,7 +20,7 @@ from edm.stages.new_qname.seen.folder import LOCK_NAME
 from edm.stages.new_qname.seen.store import SeenStore
 from edm.startup.safety import exposures, forbid_core_files, refuse_shared_folders, shared_folders
 from edm.tapir.events.queue_database import DiskError, open_database
-from edm.tapir.upload.post import open_content
+from edm.tapir.upload.post import PostError, open_content
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -143,7 +143,7 @@ def test_planted_links_beside_the_queue(tmp_path: Path, victim: Path, suffix: st
 
 def test_a_planted_link_is_not_uploaded(tmp_path: Path, victim: Path) -> None:
     (tmp_path / "dns_histogram-x.parquet").symlink_to(victim)
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(PostError, match="symbolic link"):
         open_content(tmp_path / "dns_histogram-x.parquet")
 
 

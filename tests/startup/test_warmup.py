@@ -80,11 +80,16 @@ def position(daemon: Daemon, message: str) -> int:
 )
 def test_a_damaged_kernel_loses_no_frame(folder: Path, kernel: str, damage: str) -> None:
     kernels = warm_copy(folder / "kernels")
-    (file,) = kernels.glob(f"{kernel}.nbc")
-    DAMAGES[damage](file)
+    files = sorted(
+        kernels.glob(f"{kernel}.nbc")
+    )  # one for each signature that this run of the tests has used
+    assert files
+    for file in files:
+        DAMAGES[damage](file)
     with a_daemon(folder, environment(folder / "kernels")) as daemon:
         (warning,) = daemon.messages("kept kernels could not be used and were compiled again")
-        assert (warning["count"], warning["reason"].startswith(f"{file}: ")) == (1, True)
+        assert 1 <= warning["count"] <= len(files)
+        assert any(warning["reason"].startswith(f"{file}: ") for file in files)
         assert position(daemon, warning["msg"]) < position(daemon, "receiving dnstap")
         all_accounted_for(daemon)
     with a_daemon(folder, environment(folder / "kernels")) as daemon:
@@ -100,7 +105,8 @@ def test_a_folder_with_all_kernels_that_cannot_be_written(folder: Path) -> None:
     before = sorted(path.name for path in kernels.iterdir())
     kernels.chmod(0o500)
     with read_only(folder / "kernels"), a_daemon(folder, environment(folder / "kernels")) as daemon:
-        assert [entry["msg"] for entry in daemon.log if entry["level"] == "WARN"] == []
+        warnings = [entry["msg"] for entry in daemon.log if entry["level"] == "WARN"]
+        assert [text for text in warnings if "cryptopan-key" not in text] == []
         assert not daemon.messages(COMPILING)
         all_accounted_for(daemon)
     assert sorted(path.name for path in kernels.iterdir()) == before

@@ -1,5 +1,7 @@
 """One POST, byte for byte, against peers that behave and peers that do not."""
 
+import base64
+import hashlib
 import io
 import socket
 import ssl
@@ -357,8 +359,13 @@ def test_unusable_urls(url: str) -> None:
 def test_opening_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")
-    file, length = open_content(path)
+    file, length, digest = open_content(path)
     with file:
         assert (length, file.read()) == (5, b"12345")
+    assert digest == f"sha-256=:{base64.b64encode(hashlib.sha256(b'12345').digest()).decode()}:"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(PostError, match="cannot be read"):
+        open_content(path)
     with pytest.raises(FileNotFoundError):
         open_content(tmp_path / "nothing")

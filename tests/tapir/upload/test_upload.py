@@ -395,9 +395,9 @@ def test_a_file_that_cannot_be_read(make: Callable[..., World], site: Site) -> N
     site.fill(2)
     original = module.open_content
 
-    def fail(path: Path) -> tuple[BufferedReader, int]:
+    def fail(path: Path) -> tuple[BufferedReader, int, str]:
         if path == site.path(0):
-            raise PermissionError(13, "Permission denied")
+            raise PostError("file", "cannot be read: Permission denied")
         return original(path)
 
     module.open_content = fail

@@ -25,6 +25,7 @@ from urllib.parse import quote, urlsplit
 from edm.errors import ConfigError
 from edm.files.own import open_own
 from edm.tapir.upload.answer import Answer, read_answer
+from edm.tapir.upload.http_signature import content_digest
 
 CHUNK = 64 * 1024
 """Bytes read from the file at a time."""
@@ -292,13 +293,30 @@ def _broken(error: OSError | http.client.HTTPException) -> PostError:
     return PostError("unreachable" if refused else "broken", _reason(error))
 
 
-def open_content(path: Path) -> tuple[io.BufferedReader, int]:
-    """Open a file; return it with its length in bytes."""
-    file = os.fdopen(open_own(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+def open_content(path: Path) -> tuple[io.BufferedReader, int, str]:
+    """Open a file; return it with its length in bytes and its digest as ``Content-Digest`` tells it.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is gone.
+    PostError
+        It cannot be read.
+    """
     try:
-        return file, file.seek(0, io.SEEK_END)
-    finally:
-        file.seek(0)
+        file = os.fdopen(open_own(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+        try:
+            digest = content_digest(file)
+            length = file.tell()
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise PostError("file", f"cannot be read: {error.strerror}") from None
+    return file, length, digest
 
 
 __all__ = ["Answer", "Exchange", "Failure", "Limits", "PostError", "Target", "open_content"]

@@ -17,7 +17,6 @@ from edm.observe.metrics import Metrics
 from edm.output.paths import DataDirectory
 from edm.tapir.upload.aggregate import AggregateService
 from edm.tapir.upload.answer import Answer, likely_cause
-from edm.tapir.upload.http_signature import content_digest
 from edm.tapir.upload.metrics import UploadMetrics
 from edm.tapir.upload.outbox import HistogramFile, Outbox
 from edm.tapir.upload.post import Exchange, PostError, open_content
@@ -277,18 +276,8 @@ class Uploader:
         return self._move(file, record)
 
     def _upload(self, service: AggregateService, file: HistogramFile) -> Answer:
-        try:
-            content, length = open_content(file.path)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise PostError("file", f"cannot be read: {error.strerror}") from None
+        content, length, digest = open_content(file.path)
         with content:
-            try:
-                digest = content_digest(content)
-                content.seek(0)
-            except OSError as error:
-                raise PostError("file", f"cannot be read: {error.strerror}") from None
             headers = service.headers(file, length, digest, int(time.time()))
             exchange = Exchange(
                 service.target, service.certificate.context, self._timing.limits, lambda: self._until
@@ -384,12 +373,7 @@ class Uploader:
         # The next file has its turn first: perhaps it is this one that Core cannot bear.
         record.until = max(record.until, self._held_until() + self._timing.pace)
         wait = record.until - now
-        self._limited.warning(
-            event,
-            filename=file.path.name,
-            wait_seconds=round(wait, 1),
-            **told,
-        )
+        self._limited.warning(event, filename=file.path.name, wait_seconds=round(wait, 1), **told)
 
     def _set_aside(self, file: HistogramFile, record: FileRecord, **told: Any) -> bool:
         try:
