@@ -208,7 +208,7 @@ def use_rare_kernels() -> None:
     """Use what grows with the traffic, and what only lists of hundreds of thousands of names need."""
     DomainTable.build(Dawg.from_bytes(_IGNORED), large=0).texts([0])
     wire_to_text(b"\x03www\x00")  # for the debug file
-    key: U64Array = np.ones(2, np.uint64)
+    key: U64Array = np.ones(3, np.uint64)
     for shape in ((), (4,)):
         old, wide = (
             pseudonyms.Table(np.zeros((slots, *shape), np.uint64), np.zeros(slots, np.uint8))

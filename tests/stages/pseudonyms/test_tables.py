@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from edm.stages.pseudonyms.cryptopan import (
 )
 from oracles.cryptopan import CryptoPan
 from oracles.session_rows import Fields, columns_of
-from oracles.siphash import siphash
 
 SECRET = bytes(range(32))
 ORACLE = CryptoPan(SECRET)
@@ -88,7 +86,7 @@ def test_no_choice_of_ipv6_addresses_makes_probing_long(attack: str) -> None:
     for _ in range(3):
         table = t.Table(np.zeros((slots, 4), np.uint64), np.zeros(slots, np.uint8))
         # At half full, 1.5 is what linear probing takes with random hashes.
-        assert _mean_probes(addresses, table, _new_key()) < 2
+        assert _mean_probes(addresses, table, t.new_hash_key()) < 2
 
 
 @pytest.mark.parametrize("attack", ATTACKS_IPV4)
@@ -97,22 +95,35 @@ def test_no_choice_of_ipv4_addresses_makes_probing_long(attack: str) -> None:
     slots = 2 * len(addresses)
     for _ in range(3):
         table = t.Table(np.zeros(slots, np.uint64), np.zeros(slots, np.uint8))
-        assert _mean_probes(addresses, table, _new_key()) < 2
+        assert _mean_probes(addresses, table, t.new_hash_key()) < 2
 
 
-def _new_key() -> U64Array:
-    return np.frombuffer(os.urandom(16), np.uint64).copy()
+def nh(words: list[int], key: list[int]) -> int:
+    """NH of UMAC over words of two halves, in plain numbers; with the mixing of the hash of names."""
+    total = 0
+    for word, part in zip(words, key[:2], strict=False):
+        left = ((word & 0xFFFFFFFF) + (part & 0xFFFFFFFF)) % 2**32
+        right = ((word >> 32) + (part >> 32)) % 2**32
+        total = (total + left * right) % 2**64
+    total ^= key[2]
+    total = (total ^ (total >> 32)) * 0xFF51AFD7ED558CCD % 2**64
+    return total ^ (total >> 32)
 
 
-def test_the_hash_is_siphash() -> None:
-    key = _new_key()
+def test_the_hash_is_that_of_the_names() -> None:
     small, large = np.zeros(1, np.uint64), np.zeros((1, 4), np.uint64)
     for high, low in [(0, 0), (1, 2), (0x20010DB800000000, 1), (2**64 - 1, 2**64 - 1)]:
-        data = low.to_bytes(8, "little") + high.to_bytes(8, "little")
-        assert int(t.home(np.uint64(high), np.uint64(low), large, key)) == siphash(key.tobytes(), data, 1, 3)
-        data = data[:4]
+        key = t.new_hash_key()
+        plain = [int(word) for word in key]
+        assert int(t.home(np.uint64(high), np.uint64(low), large, key)) == nh([low, high], plain)
         low &= 0xFFFFFFFF
-        assert int(t.home(np.uint64(0), np.uint64(low), small, key)) == siphash(key.tobytes(), data, 1, 3)
+        assert int(t.home(np.uint64(0), np.uint64(low), small, key)) == nh([low], plain)
+
+
+def test_keys_differ_and_their_multipliers_are_odd() -> None:
+    keys = [t.new_hash_key() for _ in range(20)]
+    assert len({key.tobytes() for key in keys}) == 20
+    assert all(int(word) >> 32 & 1 for key in keys for word in key[:2])
 
 
 def _batch(cache: PseudonymCache, addresses: list[bytes]) -> tuple[Columns, Counts]:

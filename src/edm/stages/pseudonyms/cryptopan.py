@@ -11,7 +11,6 @@ batch are laid out, encrypted by one call into OpenSSL per buffer, and folded ba
 from __future__ import annotations
 
 import itertools
-import os
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -132,7 +131,7 @@ class PseudonymCache:
         self._tables = t.Tables(
             small=t.Table(np.zeros(_FIRST_SLOTS, np.uint64), np.zeros(_FIRST_SLOTS, np.uint8)),
             large=t.Table(np.zeros((_FIRST_SLOTS, 4), np.uint64), np.zeros(_FIRST_SLOTS, np.uint8)),
-            key=np.frombuffer(os.urandom(16), np.uint64).copy(),
+            key=t.new_hash_key(),
             state=self._state,
         )
         self._set_limits()
