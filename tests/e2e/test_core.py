@@ -500,8 +500,8 @@ def _certificate_of_another_key(site: Site) -> dict[str, Any]:
     return {"mqtt_client_key_file": Authority(site.folder / "other").client().key}
 
 
-def _no_host(_: Site) -> dict[str, Any]:
-    return {"mqtt_server": "tls://:8883"}
+def _port_zero(_: Site) -> dict[str, Any]:
+    return {"mqtt_server": "tls://localhost:0"}
 
 
 @pytest.mark.parametrize(
@@ -511,7 +511,7 @@ def _no_host(_: Site) -> dict[str, Any]:
         (_key_of_another_kind, '"kty" must be "OKP"'),
         (_key_of_another_curve, '"crv" must be Ed25519'),
         (_certificate_of_another_key, "does not belong to the certificate"),
-        (_no_host, "must name a host"),
+        (_port_zero, "nobody can be reached at port 0"),
     ],
 )
 def test_mistakes_that_end_the_start(

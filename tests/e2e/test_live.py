@@ -290,10 +290,10 @@ def test_sender_without_a_client_certificate_is_refused(
             "stranger": False,
             "old TLS": False,
         }
-        daemon.wait_for_metric("edm_connections_total", 3, result="handshake_error")
-        daemon.wait_for_metric("edm_connections_total", 1, result="probe")
+        # The good one said READY and left, so it was no probe.
+        daemon.wait_for_metric("edm_connections_total", 4, result="handshake_error")
         with unbound(tmp_path, without, identity="refused.test") as refused:
-            daemon.wait_for_metric("edm_connections_total", 4, result="handshake_error")
+            daemon.wait_for_metric("edm_connections_total", 5, result="handshake_error")
             ask(askers, refused.port)
             with unbound(tmp_path, good, identity="good.test") as server:
                 files = in_one_interval(daemon, server.port, askers, expected)
