@@ -203,6 +203,13 @@ def test_a_process_of_another_user_is_no_daemon(data: Path) -> None:
         end_child(stranger)
 
 
+@pytest.mark.parametrize("text", ["[" * 50_000, '{"serial": 1e999, "pid": 1, "parts": {}}'])
+def test_an_outcome_that_python_cannot_hold_is_none(data: Path, text: str) -> None:
+    (data / "reload.json").write_text(text)
+    with pytest.raises(StoreError, match="does not hold the outcome of a reload"):
+        ReloadOutcome.read(data)
+
+
 def test_an_outcome_of_another_kind_is_none(data: Path) -> None:
     (data / "reload.json").write_text(
         '{"serial": 1, "pid": 1, "began_us": 1, "finished": 1, "restart": [], "parts": {"x": {"result": "fine", '

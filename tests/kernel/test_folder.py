@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,22 @@ def test_a_whole_file_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             write_whole(small, bytes(200_000))
         assert read_trusted(small) == b"old"
         assert not temporary_name(small).exists()
+
+
+def test_several_processes_may_write_the_same_file(tmp_path: Path) -> None:
+    """Two daemons that start cold at once compile the same kernels; none may take the other's half of a file."""
+    writer = (
+        "import sys; from pathlib import Path; from edm.kernel.folder import read_trusted, write_whole\n"
+        "path, byte = Path(sys.argv[1]), sys.argv[2].encode()\n"
+        "for _ in range(1000):\n"
+        "    write_whole(path, byte * 100_000)\n"
+        "    assert len(set(read_trusted(path))) == 1\n"
+    )
+    command = [sys.executable, "-c", writer, str(tmp_path / "file")]
+    children = [subprocess.Popen([*command, byte], stderr=subprocess.PIPE) for byte in "abc"]
+    results = [child.communicate(timeout=60)[1].decode() for child in children]
+    assert results == ["", "", ""]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_what_was_read_was_written_by_somebody_trusted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -16,12 +17,15 @@ from edm.cli.checks import problems
 from edm.cli.printing import complain
 from edm.config import Config, load
 from edm.errors import ConfigError, EdmError
+from edm.files.own import open_own
 from edm.files.visible import visible
 from edm.reload.outcome import ReloadOutcome, UntrustedError
 
 POLL = 0.05
 """Seconds between two looks for the outcome."""
 TIMEOUT = 60
+
+_LOCK_MAX = 32
 
 SPEC = Spec(
     options=(
@@ -71,7 +75,8 @@ def find_daemon(data: Path, pid: int | None = None) -> int:
 
     lock = data / FOLDER_NAME / LOCK_NAME
     try:
-        holder = pid or int(lock.read_text("ascii"))
+        written = _read_lock(lock)
+        holder = pid or int(written)
     except FileNotFoundError:
         raise NoDaemonError(f"no daemon has ever used the data directory {data}") from None
     except OSError as error:
@@ -90,6 +95,15 @@ def find_daemon(data: Path, pid: int | None = None) -> int:
         )
     _must_be_entitled(holder, data)
     return holder
+
+
+def _read_lock(lock: Path) -> str:
+    """Return what is in the lock; nothing that somebody put in its place is followed or waited for."""
+    descriptor = open_own(lock, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is no plain file")
+        return file.read(_LOCK_MAX).decode("ascii")
 
 
 def _has_open(pid: int, file: Path) -> bool:

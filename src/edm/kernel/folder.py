@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def read_trusted(path: Path) -> bytes | None:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all, over whatever has its name.
 
-    The temporary file has a name of its own for each ``path``: what a killed process left is written over.
+    Several processes may write the same ``path`` at once: each has a temporary file of its own.
 
     Raises
     ------
@@ -142,8 +143,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return the name under which :func:`write_whole` begins a file."""
-    return path.with_name(f"{path.name}.tmp")
+    """Return the name under which :func:`write_whole` begins a file: another one for each process and thread."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
 
 
 def remove(path: Path) -> bool:

@@ -125,7 +125,7 @@ class ReloadOutcome:
                 return cls._parse(json.loads(file.read(_FILE_MAX)))
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from None
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             raise StoreError(f"{path}: does not hold the outcome of a reload") from None
 
     @classmethod

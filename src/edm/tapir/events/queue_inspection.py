@@ -113,7 +113,7 @@ def _payload(reason: str, body: object) -> str | None:
         (message,) = Chunk.decode(body, zlib.crc32(body), None, 0).messages(0, 1)
         encoded = json.loads(message)["payload"]
         return _decoded(encoded)[:_TEXT_MAX]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
