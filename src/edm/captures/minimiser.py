@@ -28,7 +28,7 @@ from edm.stages.new_qname.events import EventBlock
 EVENTS_FILE = "new_qname.jsonl"
 
 Progress = Callable[[str, int, int | None], None]
-"""Told the file's name, the bytes of it read so far, and its size if known."""
+"""Called with the file's name, the number of its bytes read so far, and its size if known."""
 
 
 @dataclasses.dataclass

@@ -110,7 +110,7 @@ class _Source(Protocol):
 
 
 class _Compressed:
-    """What both compressed forms share: filling the caller's buffer although output comes in small pieces."""
+    """Base of both decompressors: fills the caller's buffer from output that comes in small pieces."""
 
     def __init__(self, file: _File) -> None:
         self._file = file
