@@ -1,7 +1,7 @@
-"""Things made of files that somebody renews while they are in use: keys, certificates, lists of authorities.
+"""Values loaded from files that are renewed while they are in use: keys, certificates, lists of authorities.
 
-Tools that renew certificates put new files in place and tell nobody. So the files are looked at from time to time and
-before they matter; what is whole is taken up, anything else leaves what is in use as it is.
+Tools that renew certificates replace the files without notifying anybody. So the files are checked from time to time
+and before they are needed. If they can be loaded they are used; otherwise the old value stays in use.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Where compiled kernels are kept between processes, in a way that nothing that is wrong there can stop the program.
+"""The cache of compiled kernels on disk; an error in it never stops the program.
 
-Numba's own cache trusts its files: an emptied, cut off or foreign one raises at the first call of a kernel, and one
-that was written half and is still a pickle is executed. So each compiled kernel has a file of its own here, named after
-all that decides what is in it, and begun with a checksum that covers this too. What cannot be used is a kernel that has
-yet to be compiled; what cannot be saved is used from memory. :attr:`Store.dropped` and :attr:`Store.unsaved` tell.
+Numba's own cache trusts its files. An empty, truncated or foreign file raises at the first call of a kernel, and a
+half-written file that is still a valid pickle is executed. So each compiled kernel has a file of its own here. The name
+of the file is made from everything that its content depends on, and the file begins with a checksum that covers this
+too. If a file cannot be used, the kernel is compiled. If a kernel cannot be saved, it is used from memory.
+:attr:`Store.dropped` and :attr:`Store.unsaved` hold the reasons.
 
-Of Numba this needs the interface of ``numba.core.caching._Cache``, which a dispatcher has as ``_cache``, and that a
-``CompileResult`` can be reduced and rebuilt.
+This uses two parts of Numba: the interface of ``numba.core.caching._Cache``, which a dispatcher has as ``_cache``, and
+that a ``CompileResult`` can be reduced and rebuilt.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ _IMPORTED = re.compile(rb"^(?:from|import) (edm[\w.]*)(?: import (\w+))?", re.MU
 
 
 class _Sources(NamedTuple):
-    """What the cache and its mark are named after.
+    """Digests of the source, from which the names of the cache's files and of its mark are made.
 
     Attributes
     ----------
@@ -103,7 +104,7 @@ _sources = functools.cache(_read_sources)
 
 @functools.cache
 def _machine() -> tuple[str, ...]:
-    """Return what else decides how a kernel is compiled and whether its compiled form can be loaded."""
+    """Return everything but the source that a compiled kernel depends on: processor, Python, libraries."""
     config: Any = numba.config
     switches = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT", "CPU_NAME", "CPU_FEATURES")
     return (
@@ -304,7 +305,7 @@ store = functools.cache(Store.choose)
 
 
 class KernelCache:
-    """The compiled forms of one kernel: what Numba asks before it compiles, and tells when it has.
+    """The compiled forms of one kernel. Numba looks here before it compiles, and saves here afterwards.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""RDATA of every type: which octets make a well-formed record.
+"""Checking the RDATA of every type.
 
 The grammar of a type is a row of field codes in :data:`GRAMMAR`, which one small interpreter follows, so a
 type costs a line and no code. The rules are those of the Go daemon's library: wherever a field could begin

@@ -1,4 +1,4 @@
-"""Walk over the response messages of a batch: check each one whole, keep its header and first question.
+"""Walk over the response messages of a batch: check each completely, keep its header and first question.
 
 RFC 1035, 4, with the acceptance rules of the Go daemon's library. They are lax about counts (a record section
 may stop where the message ends, a question may lack its class) and exact about everything that is there.

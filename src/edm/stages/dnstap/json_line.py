@@ -1,4 +1,4 @@
-"""The debug file's form of a frame: one JSON line, with the keys of the Go dnstap library's JSON format.
+"""A frame as one JSON line for the debug file, with the keys of the Go dnstap library's JSON format.
 
 The keys, their order, and the forms of times, enums, addresses and names are those of the Go library. DNS
 messages are text in the manner of ``dig`` as there, but not to the letter. What cannot be parsed is shown

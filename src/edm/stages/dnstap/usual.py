@@ -1,4 +1,4 @@
-"""Decoding of dnstap payloads that look as DNS servers write them; all others are left to the general decoder.
+"""Fast decoding of dnstap payloads in the form that DNS servers write; the general decoder handles all others.
 
 A frame is usual if its fields come in an order that servers use, each at most once or twice, with tags and
 enums of one byte. Then no loop over fields is needed and no field costs a jump that is hard to predict: each is

@@ -1,4 +1,4 @@
-"""Client sketches: device functions over the memory that all sketches of a worker share.
+"""Client sketches: functions for kernels over the memory that all sketches of a worker share.
 
 A sketch (HyperLogLog of Aggregate Knowledge's storage specification v1.0.0, log2m 10, regwidth 4) is
 explicit, a set of hashes, up to ``threshold`` of them, and from then on 1,024 registers of 4 bits. A row (see
