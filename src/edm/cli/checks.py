@@ -220,7 +220,7 @@ def _keys_for_core(cfg: Config) -> Iterator[str]:
         try:
             key = None if off else load_signing_key(name, path)
         except KeyFileError:
-            continue  # that keeps the daemon from starting, and is told there
+            continue  # this keeps the daemon from starting, and is reported there
         if key is not None and key.private is None:
             yield f"{name}: {path}: holds only a public key, which cannot sign"
         if key is not None and not core_takes(key.kid):

@@ -63,7 +63,7 @@ def run(args: Arguments) -> int:
 
 
 def _is_database(name: str) -> bool:
-    # A pipe or device is left to who reads captures.
+    # A pipe or a device can only be a capture.
     try:
         if name == "-" or not Path(name).is_file():
             return False

@@ -32,7 +32,7 @@ from edm.files.visible import visible
 
 
 class Command(NamedTuple):
-    """Where a command is, and what it does in a few words."""
+    """A command: its module, and what it does in a few words."""
 
     module: str
     summary: str

@@ -36,7 +36,7 @@ def prepare_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # Writing to a closed standard output shall fail, to a closed standard error it need not.
+            # Writing to a closed standard output must fail; to a closed standard error it need not.
             os.open(os.devnull, flags)
             if number:
                 stream = os.fdopen(number, "w", encoding="utf-8", closefd=False)

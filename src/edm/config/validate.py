@@ -126,7 +126,7 @@ def _guessable(settings: Settings) -> Iterator[str]:
 
 
 def warnings(settings: Settings) -> Iterator[str]:
-    """Yield what is odd about ``settings`` but no reason to refuse them."""
+    """Yield a line for each thing about ``settings`` that is unusual but no reason to refuse them."""
     yield from _guessable(settings)
     for name in ("debug-enable-blockprofiling", "debug-enable-mutexprofiling"):
         if getattr(settings, KEYS[name].attribute):

@@ -25,7 +25,7 @@ class Renewable(Generic[S, T]):
     Parameters
     ----------
     name : str
-        What it is, for the log.
+            What the value is, for the log.
     settings : S
     paths : callable
         Returns the paths of the files that ``settings`` name; an empty path stands for no file.
@@ -55,7 +55,7 @@ class Renewable(Generic[S, T]):
         self.value = load(settings)
 
     def reload(self, settings: S) -> None:
-        """Load it anew, from where ``settings`` says from now on.
+        """Load the value again, from the files that the new ``settings`` name.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class Renewable(Generic[S, T]):
             self.value = self._load(settings)
 
     def refresh(self) -> bool:
-        """Load it anew if a file was changed since the last time; return whether there is a new value.
+        """Load the value again if a file has changed since the last time; return whether there is a new value.
 
         A line in the log tells either way, once for each change.
         """

@@ -124,7 +124,7 @@ def _machine() -> tuple[str, ...]:
 class _Candidate(NamedTuple):
     name: str
     base: Path
-    operators: bool  # set for this very purpose, so what is wrong with it is worth a line
+    operators: bool  # set for this very purpose, so an error in it is worth a line
 
 
 def _candidates() -> list[_Candidate]:
@@ -134,7 +134,7 @@ def _candidates() -> list[_Candidate]:
         for name in ("EDM_KERNEL_CACHE", "NUMBA_CACHE_DIR")
         if environ.get(name)
     ]
-    # With a dynamic user systemd makes this a link, and a home may lie behind one: whoever made these is trusted.
+    # With a dynamic user systemd makes this a link, and a home may be reached by one. Their makers are trusted.
     if base := environ.get("CACHE_DIRECTORY", "").split(":")[0]:
         found.append(_Candidate("CACHE_DIRECTORY", Path(base).resolve(), True))
     if base := environ.get("XDG_CACHE_HOME", ""):
@@ -257,7 +257,7 @@ class Store:
             return None
 
     def save(self, name: str, identity: bytes, data: Any) -> None:
-        """Save ``data``, or what it returns if it is callable; a failure is noted, and no more."""
+        """Save ``data``, or its result if it is callable; a failure is only noted."""
         if self.folder is None or not self.writable:
             self.unsaved = self.unsaved or "there is no folder for them"
             return

@@ -1,7 +1,7 @@
 """Checking the folder of compiled kernels. They are unpickled, so a user who can put a file there can run code as EDM.
 
 Every component of its path must belong to root or to the user that runs EDM, and nobody else may be able to write to
-it. A folder like ``/tmp`` is guarded by its sticky bit instead: what is below belongs to us or to root, so others can
+it. A folder like ``/tmp`` is protected by its sticky bit instead: what is below belongs to us or to root, so others can
 neither replace nor rename it.
 """
 

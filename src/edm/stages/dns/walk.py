@@ -58,7 +58,7 @@ def skip_records(
 ) -> tuple[I64, I64]:
     """Check a section of up to ``count`` records from ``pos`` on.
 
-    ``plain`` says that an uncompressed name stands right behind the header.
+    ``plain`` says that an uncompressed name stands right after the header.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def walk_messages(buf: Bytes, scratch: I64, u32: U32Columns, fate: Fates, n: I64
     Parameters
     ----------
     buf : uint8[:]
-        The block. Question names that used compression pointers are spelt out behind its data.
+        The block. Question names that used compression pointers are spelt out after its data.
     scratch : int64
         First free byte of ``buf``: ``len(buf) - scratch >= 255 * n``.
     u32 : uint32[N_U32, stride]

@@ -62,7 +62,7 @@ class Generations:
     logs : list of NameLog
         Of the current and the previous generation; replaced as a whole too.
     evicted : int
-        Names forgotten because of the limit (or for want of room) since opening.
+        Names forgotten because of the limit (or for lack of room) since opening.
     retired : Retired
         What is to be given back with :meth:`give_back`.
     held : bool

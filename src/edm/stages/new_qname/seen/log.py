@@ -93,7 +93,9 @@ class NameLog:
         self.held = False
         self._fd = descriptor
         self._end = HEADER_BYTES + (size - HEADER_BYTES) // 8 * 8
-        self._waiting_lock = threading.Lock()  # for what waits; nobody waits for the disk with it
+        self._waiting_lock = (
+            threading.Lock()
+        )  # for the waiting fingerprints; never held while waiting for the disk
         self._write_lock = threading.Lock()  # for writing and closing; taken before the one above
         self._sync_lock = threading.Lock()  # for syncing and closing; taken before the others
         self._dirty = False
@@ -242,7 +244,7 @@ class NameLog:
                 self.unwritten_bytes -= len(written[1])
 
     def sync(self) -> None:
-        """Make what was written durable, unless that is so already; a failure is logged."""
+        """Make all written fingerprints durable, unless they are already; a failure is logged."""
         with self._sync_lock:
             if self._fd < 0:
                 return

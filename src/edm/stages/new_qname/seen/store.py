@@ -249,7 +249,7 @@ class SeenStore:
     # --- disk ---
 
     def _clean_up(self) -> None:
-        """Give back what is no longer needed."""
+        """Release tables and delete logs that are no longer needed."""
         with self._lock:
             retired, self._generations.retired = self._generations.retired, []
         self._generations.give_back(retired)
@@ -330,7 +330,7 @@ class SeenStore:
 
     @property
     def evicted(self) -> int:
-        """Names forgotten because of the limit (or for want of room) since opening."""
+        """Names forgotten because of the limit (or for lack of room) since opening."""
         return self._generations.evicted
 
     @property
