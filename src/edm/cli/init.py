@@ -39,8 +39,8 @@ SPEC = Spec(
     ),
     config=False,
     about="Make DIR with a configuration that works at once: a secret of its own, a Unix socket for dnstap, "
-    "a data directory, a starter list of well-known domains. Nothing is sent anywhere. A configuration that "
-    "is there already is never overwritten.",
+    "a data directory, a starter list of well-known domains. Nothing is sent to Core. An existing "
+    "configuration is never overwritten.",
 )
 
 _CONFIG = """\

@@ -25,7 +25,7 @@ class Renewable(Generic[S, T]):
     Parameters
     ----------
     name : str
-            What the value is, for the log.
+        What the value is, for the log.
     settings : S
     paths : callable
         Returns the paths of the files that ``settings`` name; an empty path stands for no file.

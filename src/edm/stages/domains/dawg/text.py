@@ -1,4 +1,4 @@
-"""Domain names and list files as people write them."""
+"""Parsing domain names and list files in text form."""
 
 from __future__ import annotations
 
