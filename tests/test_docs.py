@@ -72,6 +72,69 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert missing == []
 
 
+# Form
+
+_WIDTH = 120
+
+
+def prose_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield number and text of each line that can be wrapped: no table, code, heading, or one unbroken word."""
+    fenced = False
+    margin = 0  # of the text above: a line indented by four more is code if it comes after an empty one
+    code = False
+    empty = True
+    for number, line in enumerate(text.split("\n"), 1):
+        stripped = line.strip()
+        indent = len(line) - len(line.lstrip())
+        if stripped.startswith("```"):
+            fenced = not fenced
+        elif not stripped:
+            empty = True
+        elif not fenced:
+            code = indent >= margin + 4 and (empty or code)
+            item = re.match(r" *([-*]|\d+\.) +", line)
+            if not code:
+                if item:
+                    margin = item.end()
+                elif indent < margin:
+                    margin = indent
+                if (
+                    not stripped.startswith(("|", "#", "<"))
+                    and " " in stripped[len(item[0].strip()) + 1 if item else 0 :]
+                ):
+                    yield number, line
+            empty = False
+
+
+@pytest.mark.parametrize(
+    "source",
+    [path for path in PAGES if path.parent != ROOT or path.name in ("README.md", "CONTRIBUTING.md")],
+    ids=lambda path: path.name,
+)
+def test_prose_is_wrapped(source: Path) -> None:
+    long = [
+        f"{source.name}:{number}: {len(line)} characters"
+        for number, line in prose_lines(text_of(source))
+        if len(line) > _WIDTH
+    ]
+    assert long == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("one word\ntwo words", [1, 2]),
+        ("- an item\n  goes on\n\n      code of it\n\nafter it", [1, 2, 6]),
+        ("some text\n\n    code\n\n    more code\ntext again", [1, 6]),
+        ("some text\n    of the same paragraph is not code", [1, 2]),
+        ("| a table |\n\n# A heading\n\n```sh\nls -l\n```\nlast words", [8]),
+        ("https://example.com/that-cannot-be-broken\n- https://example.com/that-neither", []),
+    ],
+)
+def test_prose_is_told_from_code_and_tables(text: str, found: list[int]) -> None:
+    assert [number for number, _ in prose_lines(text)] == found
+
+
 # What there is
 
 

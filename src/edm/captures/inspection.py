@@ -1,4 +1,4 @@
-"""What is in an output file or a capture, for people: ``edm inspect``."""
+"""Reports on output files and captures, for ``edm inspect``."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def _session_facts(file: pq.ParquetFile, top: int) -> Facts:
 
 
 class _Capture:
-    """Decodes a capture as far as its own content tells what becomes of a frame, and counts."""
+    """Decodes a capture and counts its frames by fate, as far as the fate does not depend on a list."""
 
     def __init__(self, capture: CaptureReader) -> None:
         self._capture = capture

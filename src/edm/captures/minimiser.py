@@ -28,7 +28,7 @@ from edm.stages.new_qname.events import EventBlock
 EVENTS_FILE = "new_qname.jsonl"
 
 Progress = Callable[[str, int, int | None], None]
-"""Told the file's name, the bytes of it read so far, and its size if known."""
+"""Called with the file's name, the number of its bytes read so far, and its size if known."""
 
 
 @dataclasses.dataclass
@@ -39,8 +39,8 @@ class Summary:
     ----------
     frames : by fate (see the ledger), and ``frames_received``.
     files : output files written, in the order of writing.
-    problems : a line for each input file that was damaged or cut off; what was whole of it was minimised.
-    faults : a line for each kind of what was lost to a defect or could not be written.
+    problems : a line for each input file that was damaged or cut off; its whole frames were minimised.
+    faults : a line for each kind of loss because of a defect or because a file could not be written.
     """
 
     frames: dict[str, int]

@@ -1,7 +1,7 @@
 """Capture files: Frame Streams files, plain or compressed, read as a stream of data-phase bytes.
 
 A Frame Streams file is a START control frame, data frames, and a STOP control frame. Compression (gzip, RFC
-1952; Zstandard, RFC 8878) is told by the first bytes, never by the name. Memory is bounded whatever the file:
+1952; Zstandard, RFC 8878) is recognised by the first bytes, never by the name. Memory is bounded whatever the file:
 no more is decompressed than was asked for, or than one small piece of input can expand to.
 """
 
@@ -110,7 +110,7 @@ class _Source(Protocol):
 
 
 class _Compressed:
-    """What both compressed forms share: filling the caller's buffer although output comes in small pieces."""
+    """Base of both decompressors: fills the caller's buffer from output that comes in small pieces."""
 
     def __init__(self, file: _File) -> None:
         self._file = file

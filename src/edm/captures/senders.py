@@ -1,4 +1,4 @@
-"""Who else is connected to a receiver of this machine, as the system tells it: /proc/net (proc(5), proc_net(5))."""
+"""Counting the other senders connected to a receiver on this machine, from /proc/net (proc(5), proc_net(5))."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TCP_ESTABLISHED, _TCP_LISTENS = "01", "0A"
 
 
 def unix_senders(path: str) -> int | None:
-    """Return how many are connected to the Unix socket ``path``; None if nobody of this network namespace has it."""
+    """Return how many senders are connected to the Unix socket ``path``; None if nobody listens in this namespace."""
     wanted = os.path.realpath(path)
     listens, connected = False, 0
     for line in _lines("unix"):
         fields = line.split(maxsplit=7)
-        # What a relative path meant, only the receiver knows: then nobody is found to listen.
+        # Only the receiver knows what a relative path refers to; then no listener is found.
         if len(fields) == 8 and os.path.realpath(fields[7]) == wanted:
             listens |= bool(int(fields[3], 16) & _UNIX_LISTENS)
             connected += fields[5] == _UNIX_CONNECTED
@@ -27,7 +27,7 @@ def unix_senders(path: str) -> int | None:
 
 
 def tcp_senders(sock: socket.socket) -> int | None:
-    """Return how many others than ``sock`` are connected to the address that it is connected to.
+    """Return how many connections besides ``sock`` there are to the address that it is connected to.
 
     Parameters
     ----------

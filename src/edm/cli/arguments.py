@@ -1,9 +1,9 @@
 """Command line syntax, after Go's ``flag`` package, and the help text of a command.
 
-One or two dashes are the same. A value follows its flag as the next argument or behind ``=``. A boolean
+One or two dashes are the same. The value of a flag is the next argument, or follows ``=``. A boolean
 flag never takes the next argument: ``--debug`` alone means true, ``--debug=false`` is needed for false.
 ``--`` ends the flags, and ``-`` is an ordinary argument (standard input, by custom). Unlike in Go, flags may
-also stand behind the ordinary arguments.
+also come after the ordinary arguments.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WIDTH = 100
 
 
 class UsageError(EdmError):
-    """The command line is wrong. ``problems`` holds one line for each thing that is."""
+    """The command line is wrong. ``problems`` holds one line for each error."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)

@@ -1,6 +1,6 @@
-"""What ``edm check-config`` and ``edm reload`` try beyond validation: all that the daemon refuses at its start.
+"""Checks beyond validation, for ``edm check-config`` and ``edm reload``: everything that a start would refuse.
 
-Each check calls what the start calls, so that the words are the same. Nothing is made, changed or taken into use.
+Each check calls the functions of the start, so that the messages are the same. Nothing is made, changed or used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edm.input.unix_socket import UNIX_PATH_MAX
 from edm.startup.safety import shared_folders
 
 Check: TypeAlias = Callable[[Config], Iterable[str]]
-"""Looks at what a start would need; yields a line for each problem, or raises an EdmError for one."""
+"""A check of something that a start needs. It yields a line for each problem, or raises an EdmError for one."""
 
 
 def _tried(*attempts: Callable[[], object]) -> Iterator[str]:
@@ -51,7 +51,7 @@ def data_directory_is_usable(cfg: Config) -> Iterator[str]:
     """Yield a line for each folder that could not be made or written in the data directory."""
     root = Path(cfg.data_dir)
     names = ["parquet/sessions", "parquet/histograms/outbox", "seen-names"]
-    # What is there already is noticed when the first folder is made in it, what is not when it is made itself.
+    # A folder that exists fails when a folder is made in it, one that does not exist when it is made itself.
     names.insert(len(names) if root.is_dir() else 0, ".")
     if not cfg.disable_mqtt and not cfg.disable_mqtt_filequeue:
         names.append("mqtt")
@@ -67,7 +67,7 @@ def data_directory_is_usable(cfg: Config) -> Iterator[str]:
 
 
 def _unusable(existing: Path, folder: Path) -> str:
-    """Return why ``folder`` could not be made or written, of which ``existing`` is the part that is there."""
+    """Return why ``folder`` could not be made or written; ``existing`` is the part of its path that exists."""
     if not existing.is_dir():
         return os.strerror(errno.EEXIST if existing == folder else errno.ENOTDIR)
     return "" if os.access(existing, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
@@ -188,7 +188,7 @@ CHECKS: list[Check] = [
     core_keys_are_valid,
     shared_folders,
 ]
-"""What is tried beyond validation. Whoever reads a file at start adds the check that its content is good."""
+"""All checks beyond validation. Code that reads another file at the start needs a check of its content here."""
 
 
 def problems(cfg: Config) -> list[str]:
@@ -207,7 +207,7 @@ def _found(cfg: Config, checks: Iterable[Check]) -> list[str]:
 
 
 def useless(cfg: Config) -> list[str]:
-    """Return a line for each thing with which the daemon starts, but which can never be of use to it."""
+    """Return a line for each setting with which the daemon starts although it can never work."""
     return _found(cfg, (_keys_for_core, _servers))
 
 
@@ -220,7 +220,7 @@ def _keys_for_core(cfg: Config) -> Iterator[str]:
         try:
             key = None if off else load_signing_key(name, path)
         except KeyFileError:
-            continue  # that keeps the daemon from starting, and is told there
+            continue  # this keeps the daemon from starting, and is reported there
         if key is not None and key.private is None:
             yield f"{name}: {path}: holds only a public key, which cannot sign"
         if key is not None and not core_takes(key.kid):

@@ -24,8 +24,8 @@ SPEC = Spec(
     config=False,
     about="compile LIST -o FILE makes a DAWG file of a text file (- is standard input) with one name a line: "
     "example.com is that name alone, *.example.com or .example.com all names below it, # begins a comment. "
-    "dump FILE prints the entries in a form that compile takes back. lookup FILE NAME... tells which entry "
-    "each name matches; the exit code is 1 if one matches none. check FILE tells whether a start or a reload "
+    "dump FILE prints the entries in a form that compile accepts. lookup FILE NAME... shows which entry "
+    "each name matches; the exit code is 1 if one matches none. check FILE shows whether a start or a reload "
     "would accept the file, and what is in it.",
 )
 

@@ -39,8 +39,8 @@ SPEC = Spec(
     ),
     config=False,
     about="Make DIR with a configuration that works at once: a secret of its own, a Unix socket for dnstap, "
-    "a data directory, a starter list of well-known domains. Nothing is sent anywhere. A configuration that "
-    "is there already is never overwritten.",
+    "a data directory, a starter list of well-known domains. Nothing is sent to Core. An existing "
+    "configuration is never overwritten.",
 )
 
 _CONFIG = """\
@@ -105,7 +105,7 @@ Look at the results, which appear every full minute:
 
 
 def write_new(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> bool:
-    """Write a file that either is there whole or not at all; leave one that is there already alone.
+    """Write a new file, completely or not at all; leave an existing file as it is.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def create(folder: Path) -> Path:
     text = configuration(folder, socket, folder / DATA_NAME)
     write_new(folder / DOMAINS_NAME, domains, 0o644)
     write_new(folder / CLIENTS_NAME, CLIENTS.encode(), 0o600)
-    # Last, because it is what says that the directory is complete.
+    # Last, because its presence says that the directory is complete.
     if not write_new(config, text.encode(), 0o600):
         raise OutputError(f"{config} exists already and is not overwritten; remove it to start anew")
     return config

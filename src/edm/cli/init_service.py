@@ -1,4 +1,4 @@
-"""``edm init --service``: what the unit in ``packaging/systemd`` needs, with owners and modes as it needs them."""
+"""``edm init --service``: make the files and folders that the unit in ``packaging/systemd`` needs."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _below(top: Path, path: Path) -> Path:
 
 
 def _folder(path: Path, mode: int, owner: tuple[int, int] | None) -> None:
-    """Make a folder with those that lead to it; one that is there keeps owner and mode."""
+    """Make a folder and its parents; an existing folder keeps its owner and mode."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         try:

@@ -29,8 +29,8 @@ SPEC = Spec(
     config=False,
     about="Show what is in Parquet output files (kind, interval, rows, ledger, most frequent names) and in dnstap "
     "captures (frames by type and fate, response codes, most frequent names; - is standard input), and in the queue of "
-    "new names (what waits, what was set aside and why). Of a capture, "
-    "only what its own content decides is told: no list is looked at. Addresses are never shown.",
+    "new names (events that wait, events that were set aside and why). Fates of a "
+    "capture's frames are shown as far as they do not depend on a list. Addresses are never shown.",
 )
 
 
@@ -63,7 +63,7 @@ def run(args: Arguments) -> int:
 
 
 def _is_database(name: str) -> bool:
-    # A pipe or device is left to who reads captures.
+    # A pipe or a device can only be a capture.
     try:
         if name == "-" or not Path(name).is_file():
             return False

@@ -60,7 +60,7 @@ _OPTIONS = {
     "client": (("common-name", "out-dir"), ()),
     "--test-ca": (("test-ca",), ("common-name",)),
 }
-"""Of each kind the options that it needs and those that it takes."""
+"""The options that each kind needs, and those that it accepts."""
 
 
 def _kind(positional: list[str], options: dict[str, str]) -> str:
@@ -97,7 +97,7 @@ def _test_files(folder: Path, common_name: str) -> list[tuple[Path, bytes, int]]
 
 
 def _write(files: list[tuple[Path, bytes, int]]) -> None:
-    # All or nothing, as far as can be told before: a new key without its other half is of no use.
+    # Checked for all files first: a new key without its other half is of no use.
     if there := [str(path) for path, _, _ in files if os.path.lexists(path)]:
         verb = "exists" if len(there) == 1 else "exist"
         raise OutputError(f"nothing was made: {', '.join(there)} {verb} already and will not be overwritten")

@@ -32,7 +32,7 @@ from edm.files.visible import visible
 
 
 class Command(NamedTuple):
-    """Where a command is, and what it does in a few words."""
+    """A command: its module, and what it does in a few words."""
 
     module: str
     summary: str
@@ -45,7 +45,7 @@ COMMANDS: Mapping[str, Command] = {
     "inspect": Command("edm.cli.inspect", "show what is in output files and captures"),
     "dawg": Command("edm.cli.dawg", "make, show, search and check domain list files"),
     "check-config": Command("edm.cli.check_config", "check the configuration and show what is in effect"),
-    "reload": Command("edm.cli.reload", "check, reload a running daemon, and tell whether it worked"),
+    "reload": Command("edm.cli.reload", "check the files, reload a running daemon, and show the result"),
     "init": Command("edm.cli.init", "make a directory with a working local configuration"),
     "keygen": Command("edm.cli.keygen", "make keys and certificates for a test or pilot site"),
     "version": Command("edm.cli.version", "show the version"),
@@ -61,10 +61,10 @@ def usage(program: str) -> str:
     """Return the overview of all commands."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:{width}}{command.summary}" for name, command in COMMANDS.items()]
-    lines.append(f"  {'help':{width}}show this text, or that of a command")
+    lines.append(f"  {'help':{width}}show this text, or the help text of a command")
     return (
         f"Usage: {program} [--{CONFIG_FILE} FILE] COMMAND [flags]\n\n"
-        "Edge DNSTAP Minimiser: makes from a resolver's dnstap stream only what may leave the house.\n\n"
+        "Edge DNSTAP Minimiser: reads a resolver's dnstap stream and keeps as little of it as possible.\n\n"
         "Commands:\n" + "\n".join(lines) + f"\n\n{program} COMMAND -h shows the flags of a command.\n"
     )
 

@@ -10,17 +10,17 @@ from typing import TextIO, cast
 from edm.files.visible import visible
 
 BROKEN_PIPE = 141
-"""Exit code if who reads our output has gone: what a shell shows of a program that SIGPIPE ended."""
+"""Exit code if the reader of our output has gone: the one that a shell shows for a program ended by SIGPIPE."""
 
 
 def say(*lines: object) -> None:
-    """Print lines on standard output; whatever is in them, each stays one line and steers no terminal."""
+    """Print lines on standard output, escaped so that each stays one line and cannot control the terminal."""
     for line in lines:
         print(visible(line))
 
 
 def complain(program: str, *lines: object) -> None:
-    """Print lines on standard error, each behind the program's name."""
+    """Print lines on standard error, each after the program's name."""
     for line in lines:
         # Nobody is left to be told if that fails.
         with contextlib.suppress(OSError, ValueError):
@@ -28,7 +28,7 @@ def complain(program: str, *lines: object) -> None:
 
 
 def prepare_streams() -> None:
-    """See to it that there are standard streams, and that they take any text.
+    """Make sure that the standard streams exist and accept any text.
 
     A closed descriptor would be given to the next file or socket that is opened, and what is printed would go there.
     """
@@ -36,7 +36,7 @@ def prepare_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # Writing to a closed standard output shall fail, to a closed standard error it need not.
+            # Writing to a closed standard output must fail; to a closed standard error it need not.
             os.open(os.devnull, flags)
             if number:
                 stream = os.fdopen(number, "w", encoding="utf-8", closefd=False)

@@ -44,9 +44,9 @@ SPEC = Spec(
         ),
     ),
     about="Check the configuration, lists, keys and certificates; then let the running daemon reload them "
-    "(SIGHUP), wait for it, and print what became of each part. The exit code is 0 if all parts were reloaded, and "
-    "1 if not: then nothing was changed if the check failed, and otherwise the parts that failed keep their old "
-    "state. Give the same flags and environment as for the daemon.",
+    "(SIGHUP), wait for it, and print the result for each part. The exit code is 0 if all parts were reloaded, and "
+    "1 if not. If the check fails, nothing is changed. If a part fails later, it keeps its old state. Give the same "
+    "flags and environment as for the daemon.",
 )
 
 
@@ -107,7 +107,7 @@ def _read_lock(lock: Path) -> str:
 
 
 def _has_open(pid: int, file: Path) -> bool:
-    """Tell whether a process lives and has ``file`` open: no number that was given to another process by now."""
+    """Tell whether a process is alive and has ``file`` open, so that a reused process number is not mistaken for it."""
     wanted = file.stat()
     try:
         descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
@@ -123,7 +123,7 @@ def _has_open(pid: int, file: Path) -> bool:
 
 
 def request_reload(pid: int, data: Path, timeout: float) -> ReloadOutcome:
-    """Let a daemon reload and wait for the outcome, as long as there is time also for parts that have to wait.
+    """Make a daemon reload and wait for the outcome, also of parts whose reload is delayed.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def user_of(pid: int) -> int:
 
 
 def _must_be_entitled(pid: int, data: Path) -> None:
-    """Refuse a process that may have put its number into the data directory because everybody can write to it."""
+    """Refuse a process that may have put its number into a data directory that every user can write to."""
     folder = data.stat()
     try:
         user = user_of(pid)

@@ -17,9 +17,9 @@ SPEC = Spec(
     ),
     config=False,
     about="Send dnstap captures (Frame Streams files, plain, gzip or Zstandard) over one connection to a "
-    "receiver that listens on a Unix socket or a TCP address. What is sent is stored like the traffic of a DNS "
-    "server: a receiver that has other senders, or of which that cannot be told, is asked about first; without a "
-    "terminal nothing is sent then unless there is --yes.",
+    "receiver that listens on a Unix socket or a TCP address. The receiver stores the frames like the traffic of a "
+    "DNS server. So if it has other senders, or if that is not known, you are asked first; without a terminal "
+    "nothing is sent then, unless --yes is given.",
 )
 
 
@@ -56,7 +56,7 @@ def run(args: Arguments) -> int:
     from edm.captures.senders import tcp_senders, unix_senders
 
     captures = open_all(args.positional)
-    # Before we are one of them ourselves.
+    # Before our own connection counts.
     others = unix_senders(unix) if unix else 0
     try:
         with connect(unix, tcp) as sock:

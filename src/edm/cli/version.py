@@ -1,4 +1,4 @@
-"""``edm version``: the version of the program and of what it stands on."""
+"""``edm version``: the versions of the program, of Python and of the libraries."""
 
 from __future__ import annotations
 

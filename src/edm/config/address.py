@@ -1,4 +1,4 @@
-"""Addresses to listen on or connect to: the one place that takes ``HOST:PORT`` apart and opens it.
+"""Addresses to listen on or connect to: parsing ``HOST:PORT`` and opening a socket for it.
 
 The forms are those of Go's ``net`` package, which the Go daemon uses: a port may be the name of a service, an empty
 port is 0 (the system chooses), and an empty host, ``0.0.0.0`` and ``::`` all mean every address of both families.

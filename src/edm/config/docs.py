@@ -18,14 +18,14 @@ _HEAD = f"""\
 Every key can stand in the TOML file, in the environment, and on the command line. A flag wins over the
 environment, the environment over the file, the file over the default.
 
-- **File**: `--config-file FILE`, before or behind the command (behind wins); without it
-  `$HOME/.dnstapir-edm.toml`. Flat keys, no tables; upper and lower case are the same; an unknown key,
-  a key set twice, and a value of the wrong type are errors. A key `config-file` is tolerated and ignored.
+- **File**: `--config-file FILE`, before or after the command (the one after it wins); without it
+  `$HOME/.dnstapir-edm.toml`. The file has keys but no tables. Upper and lower case are the same. An unknown
+  key, a key set twice, and a value of the wrong type are errors. A key `config-file` is accepted and ignored.
 - **Environment**: `{ENVIRONMENT_PREFIX}` and the key in upper case with `_` for `-`, such as
-  `{ENVIRONMENT_PREFIX}INPUT_UNIX`. A variable that is set but empty counts as set. Unknown names are
-  warned about.
-- **Command line**: the key behind one or two dashes; the value follows or stands behind `=`. Booleans
-  need the `=`: `--debug=false`; `--debug` alone is true.
+  `{ENVIRONMENT_PREFIX}INPUT_UNIX`. A variable that is set but empty counts as set. Unknown names
+  give a warning.
+- **Command line**: the key after one or two dashes; the value is the next argument or follows `=`.
+  Booleans need the `=`: `--debug=false`. `--debug` alone is true.
 - In the environment and on the command line booleans are `1 t T TRUE true True` or
   `0 f F FALSE false False`, and integers may be written in decimal, `0x` hexadecimal, `0o` or `0` octal,
   or `0b` binary, with `_` between digits (`mqtt-keepalive`: decimal digits only).

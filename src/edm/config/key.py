@@ -1,4 +1,4 @@
-"""What one configuration key is: its type, its names, its checks."""
+"""The description of one configuration key: its type, its names, its checks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _an(noun: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What there is to know about one configuration key.
+    """One configuration key: type, default, names, help text, limits.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class Key:
         return value
 
     def check_value(self, value: Value) -> None:
-        """Raise ValueError if ``value`` can never be used for this key, whatever the others say."""
+        """Raise ValueError if ``value`` can never be used for this key, with any values of the other keys."""
         if isinstance(value, str):
             if "\0" in value and not self.secret:
                 raise ValueError("must not contain a NUL character")

@@ -1,4 +1,4 @@
-"""From file, environment and command line to one frozen configuration."""
+"""Loading the configuration: file, environment and command line become one frozen object."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Config(Settings):
     Attributes
     ----------
     origins : for each key ``flag``, ``environment``, ``file PATH:LINE`` or ``default``.
-    warnings : what the operator should know though it is no error, a line each.
+    warnings : a line for each thing that is no error but that the operator should know.
     path : the file that was read, or None.
     """
 

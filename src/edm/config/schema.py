@@ -1,7 +1,7 @@
 """The one declaration of every configuration key.
 
 :class:`Settings` declares each key once, as a typed attribute. From it come the TOML schema, the command line
-flags, the names in the environment, the defaults, the help texts, the reloadable marks, the checks on single
+flags, the names in the environment, the defaults, the help texts, the marks of reloadable keys, the checks on single
 values, and the table in ``docs/configuration.md``. Rules that concern several keys are in
 :mod:`edm.config.validate`.
 """
@@ -69,8 +69,8 @@ class Settings:
     )
     cryptopan_cache_bytes: int = _privacy(
         160 * _MIB,
-        "Memory in which each worker remembers pseudonyms, however many entries are allowed. The default is enough "
-        "for 1.5 million IPv6 and 3.1 million IPv4 addresses; half of it for half as many.",
+        "Memory that each worker may use for remembered pseudonyms, even if more entries are allowed. The default is "
+        "enough for 1.5 million IPv6 and 3.1 million IPv4 addresses; half of it is enough for half as many.",
         unit="bytes",
         minimum=64 * _KIB,
     )
@@ -91,8 +91,8 @@ class Settings:
     )
     reload_at_once: bool = _lists(
         False,
-        "Take up every change at once. Otherwise, after three within seconds, a new key waits up to 10 seconds, a "
-        "domain list up to 200 times as long as loading it takes, and reloads that follow at once become one.",
+        "Reload every change at once. Otherwise, after three changes within seconds, a new key waits up to 10 seconds, "
+        "a domain list up to 200 times as long as loading it takes, and reloads in quick succession become one.",
         reload="reload",
     )
     list_file_bytes: int = _lists(
@@ -126,36 +126,36 @@ class Settings:
     )
     input_max_connections: int = _input(
         1024,
-        "Connections at the same time. A further one takes the place of the one that has been in its handshake for "
-        "the longest time; if there is none, it is closed at once.",
+        "Most connections at the same time. One more replaces the connection that has been in its handshake for the "
+        "longest time; if there is none, the new one is closed at once.",
         minimum=1,
         maximum=65536,
     )
     input_handshake_timeout: int = _input(
         5,
-        "Patience with each read and write of a connection's handshake, with the whole one of TLS, and with the "
-        "writing of FINISH.",
+        "Longest wait for each read and write of a connection's handshake, for the whole TLS handshake, and for "
+        "writing FINISH.",
         unit="seconds",
         minimum=1,
         maximum=3600,
     )
     input_handshake_deadline: int = _input(
         30,
-        "Patience with a connection's handshake as a whole.",
+        "Longest time for a connection's handshake as a whole.",
         unit="seconds",
         minimum=1,
         maximum=3600,
     )
     input_idle_timeout: int = _input(
         0,
-        "How long a sender may be silent after its handshake before its connection is closed; 0 is for ever.",
+        "How long a sender may be silent after its handshake before its connection is closed; 0 is without limit.",
         unit="seconds",
         minimum=0,
         maximum=604_800,
     )
     input_linger: int = _input(
         30,
-        "How long the frames of a light sender are collected before they are worked on; with more than 8 "
+        "How long the frames of a light sender are collected before they are processed; with more than 8 "
         "connections, longer in proportion, up to 250.",
         unit="milliseconds",
         minimum=0,
@@ -169,7 +169,7 @@ class Settings:
         maximum=16 * _MIB,
     )
 
-    minimiser_workers: int = _work(1, "Workers that minimise; 0 is one for each CPU.", minimum=0)
+    minimiser_workers: int = _work(1, "Number of worker threads; 0 is one for each CPU.", minimum=0)
     block_size: int = _work(
         _MIB,
         "Size of the buffers that connections are read into.",
@@ -184,18 +184,18 @@ class Settings:
     )
     qname_seen_store_entries: int = _work(
         0,
-        f"Upper bound of the names kept on disk as seen; 0 is the built-in bound, {SEEN_STORE_DEFAULT}. While names "
-        "keep coming beyond it, as many again are kept, at 10.7 bytes of memory each.",
+        f"Most seen names kept on disk; 0 is the built-in limit, {SEEN_STORE_DEFAULT}. At the limit a new generation "
+        "begins, and the full one is kept beside it, at 10.7 bytes of memory for each name.",
         minimum=0,
     )
     newqname_buffer: int = _work(
         1000,
-        "New names that may wait in memory to be handed on, at least 262144; further ones are discarded and counted.",
+        "Most new names that wait in memory for the queue, at least 262144; further ones are discarded and counted.",
         minimum=0,
     )
     histogram_hll_explicit_threshold: int = _work(
         20,
-        "Clients of a name up to which their number is exact (explicit form of the HyperLogLog sketch).",
+        "Number of clients of a name up to which they are counted exactly (explicit form of the HyperLogLog sketch).",
         minimum=1,
         maximum=131_072,
     )
@@ -213,16 +213,16 @@ class Settings:
     )
     disk_budget_bytes: int = _output(
         0,
-        "Bound for all that is stored below data-dir; beyond it the oldest session files are removed first. 0 is "
-        "no bound.",
+        "Limit for all data stored below data-dir. When it is reached, the oldest session files are removed first. "
+        "0 is no limit.",
         unit="bytes",
         minimum=0,
         reload="reload",
     )
     disk_min_free_bytes: int = _output(
         128 * _MIB,
-        "Free space to keep on the file systems of data-dir: below it the oldest session files are removed, below "
-        "half of it the rest gives way as well. 0 is none.",
+        "Free space to keep on the file systems of data-dir. Below it the oldest session files are removed, below "
+        "half of it other data as well. 0 is none.",
         unit="bytes",
         minimum=0,
         reload="reload",
@@ -265,7 +265,7 @@ class Settings:
     )
     mqtt_qos: int = _mqtt(
         0,
-        "Quality of service of the messages: 0 or 1. At 0 it cannot be seen if the broker refuses a message.",
+        "Quality of service of the messages: 0 or 1. At 0, EDM cannot see whether the broker refuses a message.",
         minimum=0,
         maximum=1,
     )
@@ -293,11 +293,11 @@ class Settings:
         "", "Authorities (PEM) trusted for the service; empty trusts the system's.", reload="reload"
     )
     http_retry_limit: int = _http(
-        10, "Tries before a file that the service refuses for the file's own sake is set aside.", minimum=1
+        10, "Tries before a file that the service refuses because of its content is set aside.", minimum=1
     )
     shutdown_upload_grace: int = _http(
         5,
-        "Time at shutdown for uploading what is in the outbox; 0 does not try.",
+        "Time at shutdown for uploading the files in the outbox; 0 does not try.",
         unit="seconds",
         minimum=0,
         maximum=3600,
@@ -311,7 +311,7 @@ class Settings:
     )
     http_names: str = _observe(
         "",
-        "Names, separated by commas, under which metrics and profiles may be asked for, beyond IP addresses, "
+        "Host names, separated by commas, that requests for metrics and profiles may use besides IP addresses, "
         "localhost, the name of this machine, and the one in metrics-address or debug-address; * allows any.",
         check=parse_names,
     )
@@ -325,7 +325,7 @@ class Settings:
         False,
         "Let the system write a core file if the process crashes; it holds keys and clients' addresses.",
     )
-    debug: bool = _observe(False, "Log more, for finding faults.")
+    debug: bool = _observe(False, "Log more details, for finding faults.")
     debug_dnstap_filename: str = _observe(
         "", "File to which every frame is appended as JSON, with the true addresses; empty for none."
     )

@@ -18,7 +18,7 @@ from edm.errors import ConfigError
 from edm.files.reading import UnreadableError, read_whole
 
 FILE_MAX = 16 << 20
-"""Largest configuration file in bytes; what is larger is not one."""
+"""Largest configuration file in bytes; a larger file is refused."""
 
 # Whatever can hide a line end or a bracket from the eye, and the two themselves.
 _TOKEN = re.compile(

@@ -17,7 +17,7 @@ FRAME_HEADER = 4
 """Bytes of the length that precedes a frame in a block."""
 
 SECRET_MIN = 16
-"""Bytes of a secret below which it is called easy to guess; the key that is derived from it has 32."""
+"""A secret with fewer bytes than this is called easy to guess. The key that is derived from it has 32."""
 SECRET_DIFFERENT = 5
 PLACEHOLDERS = frozenset(
     f"{my}{word}"
@@ -35,7 +35,7 @@ PLACEHOLDERS = frozenset(
     "todo",
     "xxx",
 }
-"""What stands for a secret in configurations of examples, the Go daemon's too; in lower case, without - and _."""
+"""Placeholders for a secret in example configurations, also the Go daemon's; in lower case, without - and _."""
 
 Violation: TypeAlias = tuple[str, str]
 """Name of the key, and the reason."""
@@ -126,7 +126,7 @@ def _guessable(settings: Settings) -> Iterator[str]:
 
 
 def warnings(settings: Settings) -> Iterator[str]:
-    """Yield what is odd about ``settings`` but no reason to refuse them."""
+    """Yield a line for each thing about ``settings`` that is unusual but no reason to refuse them."""
     yield from _guessable(settings)
     for name in ("debug-enable-blockprofiling", "debug-enable-mutexprofiling"):
         if getattr(settings, KEYS[name].attribute):

@@ -1,5 +1,5 @@
-"""Files: reading them whole and within a bound, and giving finished ones their name.
+"""Files: reading them as a whole up to a largest size, and giving finished files their name.
 
-Paths come in, bytes or a published file go out. What is read at run time is read by :mod:`edm.files.reading`,
-what must never be seen half-written gets its name in :mod:`edm.files.publish`.
+Paths come in, bytes or a published file go out. :mod:`edm.files.reading` reads files at run time.
+:mod:`edm.files.publish` gives a file its name, so that nobody sees it half-written.
 """

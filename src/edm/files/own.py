@@ -1,4 +1,4 @@
-"""Files and folders that must be EDM's own: links that somebody planted are not followed."""
+"""Opening and checking EDM's own files and folders, without following links that another user made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ROOT = 0
 
 
 def open_own(path: Path | str, flags: int, mode: int = 0o600) -> int:
-    """Open a file with ``flags`` (see :func:`os.open`), which is no link and not waited for; return its descriptor.
+    """Open a file with ``flags`` (see :func:`os.open`), without following a link or waiting; return its descriptor.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def open_own(path: Path | str, flags: int, mode: int = 0o600) -> int:
 
 
 def make_new(path: Path, mode: int) -> int:
-    """Make a file in place of what an earlier run or anybody else left there; return a descriptor for writing.
+    """Make a new file, replacing any file that is there; return a descriptor for writing.
 
     Raises
     ------
@@ -44,8 +44,8 @@ def make_new(path: Path, mode: int) -> int:
 def shared_reason(folder: Path | str) -> str | None:
     """Return why other users could replace what is in ``folder``, or None if they cannot.
 
-    All folders on the way to it are looked at, as far as they are there. One that every user can write to is in order
-    only if it is sticky and belongs to root or to who runs this.
+    All folders above it are checked too, as far as they exist. A folder that every user can write to is allowed only if
+    it is sticky and belongs to root or to the user of this process.
     """
     path = Path(folder).resolve()
     for part in (path, *path.parents):
@@ -60,7 +60,7 @@ def shared_reason(folder: Path | str) -> str | None:
 
 
 def group_reason(folder: Path | str) -> str | None:
-    """Return which other user or group can write to ``folder``, or None if none of those this process is not of."""
+    """Return which user or group, other than those of this process, can write to ``folder``, or None."""
     try:
         found = Path(folder).stat()
     except OSError:

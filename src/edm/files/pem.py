@@ -1,4 +1,4 @@
-"""Certificates and private keys in PEM (RFC 7468): read as a whole, and handed to the TLS library as they were read."""
+"""Certificates and private keys in PEM (RFC 7468): reading them, and loading what was read into a TLS context."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load_pair(context: ssl.SSLContext, certificate: tuple[str, bytes], key: tupl
 
 @contextlib.contextmanager
 def _as_file(path: str, data: bytes) -> Iterator[str]:
-    # The library only reads files. In memory it is what was checked, whatever stands at the path by now.
+    # The library only reads files. A file in memory holds what was checked, even if the path has changed meanwhile.
     with os.fdopen(os.memfd_create("edm-pem"), "wb", buffering=0) as file:
         view = memoryview(data)
         while view:

@@ -1,4 +1,4 @@
-"""Giving a finished file its name: whole or not at all, and never over another file."""
+"""Giving a finished file its final name, without ever replacing another file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 FILE_MODE = 0o640
-"""Mode of new files, which the umask may narrow: never for everybody, whatever the umask says."""
+"""Mode of new files. The umask may remove permissions; other users never get any."""
 
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _PARQUET_ROOT = b"\x06schema"
@@ -44,7 +44,7 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in ``folder`` to disk; a file system that cannot is left in peace."""
+    """Sync the names in ``folder`` to disk; do nothing on a file system that cannot."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

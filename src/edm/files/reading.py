@@ -1,15 +1,13 @@
-"""Reading a small file that somebody may be replacing right now: whole, within a bound, and never a mix.
+"""Reading a small file as a whole while another program may be replacing it.
 
-Lists, configuration, keys and certificates are read here, at start and at a reload. Whatever stands at the path,
-reading ends soon: pipes and devices are refused instead of waited for, a file above the bound is refused before
-anything of it is read.
+Lists, configuration, keys and certificates are read here, at the start and at a reload. Reading always ends soon: pipes
+and devices are refused, and a file that is too large is refused before anything of it is read.
 
-A file that is replaced by a rename is read as it was before or after. One that is written in place can be met half
-written, so it must keep still: its size and times must not change while it is read, and at the beginning must be older
-than a tick of the clock that stamps files (or a write in the same tick would not show). What has a doubtful end,
-no byte at all or a last line without a line feed, looks like the work of a writer that is not done, and
-must not have been touched for a second. A writer that rests for longer in the middle of a file cannot be told from
-one that is done: hence the advice to replace files by renaming.
+A file that is replaced by a rename is read as it was before or after. A file that is written in place could be read
+half written. So its size and times must not change while it is read. At the beginning they must be older than a tick of
+the clock that stamps files, since a second write in the same tick would not show. A file that is empty, or whose last
+line has no line feed, may not be finished. It must not have changed for a second. A writer that pauses for longer in
+the middle of a file cannot be told from one that has finished. So operators are advised to replace files by renaming.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ TICK = 0.02
 DOUBT = 1.0
 """Seconds for which a file with a doubtful end must not have been touched."""
 PATIENCE = 3.0
-"""Seconds after which a file that does not keep still is given up."""
+"""Seconds after which a file that keeps changing is given up."""
 
 HEAD_BYTES = 16
 LIMIT_SETTING = "list-file-bytes"
@@ -56,7 +54,7 @@ class UnreadableError(EdmError):
 
 
 class _State(NamedTuple):
-    """What shows that a file's content was changed."""
+    """The size, times and identity of a file, which change with its content."""
 
     size: int
     mtime_ns: int
@@ -75,7 +73,7 @@ class _State(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """What a file looks like from outside; see :func:`stamp`."""
+    """The state of a file without its content, to see whether it has changed; see :func:`stamp`."""
 
     path: str
     limit: int
@@ -85,11 +83,11 @@ class Stamp(NamedTuple):
 
 
 def stamp(path: Path | str, limit: int) -> Stamp | None:
-    """Return what shows whether a file was changed since it was read, without opening it.
+    """Return a stamp that changes when the file changes, without opening the file.
 
-    Who reads a file between two equal stamps, and later finds the same stamp, would read the same again: any write
-    or renaming in between would show, since a file that was changed within the last tick of the clock that stamps
-    files has no stamp.
+    If the stamp is the same before and after a file is read, and again later, its content is still the same. A write or
+    a rename in between would change the stamp: a file that was changed within the last tick of the clock that stamps
+    files has none.
 
     Parameters
     ----------

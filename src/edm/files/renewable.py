@@ -1,7 +1,7 @@
-"""Things made of files that somebody renews while they are in use: keys, certificates, lists of authorities.
+"""Values loaded from files that are renewed while they are in use: keys, certificates, lists of authorities.
 
-Tools that renew certificates put new files in place and tell nobody. So the files are looked at from time to time and
-before they matter; what is whole is taken up, anything else leaves what is in use as it is.
+Tools that renew certificates replace the files without notifying anybody. So the files are checked from time to time
+and before they are needed. If they can be loaded they are used; otherwise the old value stays in use.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Renewable(Generic[S, T]):
     Parameters
     ----------
     name : str
-        What it is, for the log.
+        What the value is, for the log.
     settings : S
     paths : callable
         Returns the paths of the files that ``settings`` name; an empty path stands for no file.
@@ -55,7 +55,7 @@ class Renewable(Generic[S, T]):
         self.value = load(settings)
 
     def reload(self, settings: S) -> None:
-        """Load it anew, from where ``settings`` says from now on.
+        """Load the value again, from the files that the new ``settings`` name.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class Renewable(Generic[S, T]):
             self.value = self._load(settings)
 
     def refresh(self) -> bool:
-        """Load it anew if a file was changed since the last time; return whether there is a new value.
+        """Load the value again if a file has changed since the last time; return whether there is a new value.
 
         A line in the log tells either way, once for each change.
         """

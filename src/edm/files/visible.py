@@ -1,15 +1,15 @@
-"""Text that was not written by us, made fit for a terminal.
+"""Escaping text from outside, so that it can be printed on a terminal.
 
-Names of files, words of lists, what other programs left in files, what peers say, and texts of errors that carry any
-of these may hold control characters (C0, C1), direction marks that turn a line around, line separators, invisible
-characters, or bytes that are no text at all. Printed raw they steer the terminal, pass for lines of ours, or raise.
+File names, words of lists, contents of files, messages of peers, and error texts that contain any of these may hold
+control characters (C0, C1), direction marks that turn a line around, line separators, invisible characters, or bytes
+that are no text at all. Printed raw they control the terminal, look like lines of our own, or raise.
 """
 
 from __future__ import annotations
 
 
 def visible(text: object, *, lines: bool = False) -> str:
-    r"""Return ``text`` with everything escaped that is not plainly seen, in Python's notation: ``\x1b``, ``\u202e``.
+    r"""Return ``text`` with all characters escaped that cannot be seen, in Python's notation: ``\x1b``, ``\u202e``.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def visible(text: object, *, lines: bool = False) -> str:
 
 
 def visible_json(text: str) -> str:
-    r"""Return JSON with the escapes of JSON for what is not plainly seen: the same values, read by any program.
+    r"""Return the same JSON with all characters escaped that cannot be seen; any program reads the same values.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Kernels: the decorator that compiles them, and the columns that they work on.
+"""Kernels: the decorator that compiles them, their cache, and the columns that they work on.
 
 Functions over arrays come in, compiled functions that hold no interpreter lock go out. A new field of a
 batch, or a new fate, is declared in :mod:`edm.kernel.columns`; how kernels are compiled is in

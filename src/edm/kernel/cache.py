@@ -1,12 +1,13 @@
-"""Where compiled kernels are kept between processes, in a way that nothing that is wrong there can stop the program.
+"""The cache of compiled kernels on disk; an error in it never stops the program.
 
-Numba's own cache trusts its files: an emptied, cut off or foreign one raises at the first call of a kernel, and one
-that was written half and is still a pickle is executed. So each compiled kernel has a file of its own here, named after
-all that decides what is in it, and begun with a checksum that covers this too. What cannot be used is a kernel that has
-yet to be compiled; what cannot be saved is used from memory. :attr:`Store.dropped` and :attr:`Store.unsaved` tell.
+Numba's own cache trusts its files. An empty, truncated or foreign file raises at the first call of a kernel, and a
+half-written file that is still a valid pickle is executed. So each compiled kernel has a file of its own here. The name
+of the file is made from everything that its content depends on, and the file begins with a checksum that covers this
+too. If a file cannot be used, the kernel is compiled. If a kernel cannot be saved, it is used from memory.
+:attr:`Store.dropped` and :attr:`Store.unsaved` hold the reasons.
 
-Of Numba this needs the interface of ``numba.core.caching._Cache``, which a dispatcher has as ``_cache``, and that a
-``CompileResult`` can be reduced and rebuilt.
+This uses two parts of Numba: the interface of ``numba.core.caching._Cache``, which a dispatcher has as ``_cache``, and
+that a ``CompileResult`` can be reduced and rebuilt.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ _IMPORTED = re.compile(rb"^(?:from|import) (edm[\w.]*)(?: import (\w+))?", re.MU
 
 
 class _Sources(NamedTuple):
-    """What the cache and its mark are named after.
+    """Digests of the source, from which the names of the cache's files and of its mark are made.
 
     Attributes
     ----------
@@ -103,7 +104,7 @@ _sources = functools.cache(_read_sources)
 
 @functools.cache
 def _machine() -> tuple[str, ...]:
-    """Return what else decides how a kernel is compiled and whether its compiled form can be loaded."""
+    """Return everything but the source that a compiled kernel depends on: processor, Python, libraries."""
     config: Any = numba.config
     switches = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT", "CPU_NAME", "CPU_FEATURES")
     return (
@@ -123,7 +124,7 @@ def _machine() -> tuple[str, ...]:
 class _Candidate(NamedTuple):
     name: str
     base: Path
-    operators: bool  # set for this very purpose, so what is wrong with it is worth a line
+    operators: bool  # set for this very purpose, so an error in it is worth a line
 
 
 def _candidates() -> list[_Candidate]:
@@ -133,7 +134,7 @@ def _candidates() -> list[_Candidate]:
         for name in ("EDM_KERNEL_CACHE", "NUMBA_CACHE_DIR")
         if environ.get(name)
     ]
-    # With a dynamic user systemd makes this a link, and a home may lie behind one: whoever made these is trusted.
+    # With a dynamic user systemd makes this a link, and a home may be reached by one. Their makers are trusted.
     if base := environ.get("CACHE_DIRECTORY", "").split(":")[0]:
         found.append(_Candidate("CACHE_DIRECTORY", Path(base).resolve(), True))
     if base := environ.get("XDG_CACHE_HOME", ""):
@@ -256,7 +257,7 @@ class Store:
             return None
 
     def save(self, name: str, identity: bytes, data: Any) -> None:
-        """Save ``data``, or what it returns if it is callable; a failure is noted, and no more."""
+        """Save ``data``, or its result if it is callable; a failure is only noted."""
         if self.folder is None or not self.writable:
             self.unsaved = self.unsaved or "there is no folder for them"
             return
@@ -304,7 +305,7 @@ store = functools.cache(Store.choose)
 
 
 class KernelCache:
-    """The compiled forms of one kernel: what Numba asks before it compiles, and tells when it has.
+    """The compiled forms of one kernel. Numba looks here before it compiles, and saves here afterwards.
 
     Parameters
     ----------

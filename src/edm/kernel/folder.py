@@ -1,7 +1,7 @@
-"""Checking the folder of compiled kernels: they are unpickled, so whoever can put a file there runs code here.
+"""Checking the folder of compiled kernels. They are unpickled, so a user who can put a file there can run code as EDM.
 
 Every component of its path must belong to root or to the user that runs EDM, and nobody else may be able to write to
-it. A folder like ``/tmp`` is guarded by its sticky bit instead: what is below belongs to us or to root, so others can
+it. A folder like ``/tmp`` is protected by its sticky bit instead: what is below belongs to us or to root, so others can
 neither replace nor rename it.
 """
 
@@ -20,7 +20,7 @@ _MOST_BYTES = 256 << 20
 
 
 class UnusableError(Exception):
-    """A folder or file cannot be used; the message says why, and names the component that is wrong."""
+    """A folder or file cannot be used; the message gives the reason and the component of the path."""
 
 
 def trusted_owner(uid: int) -> bool:
@@ -67,7 +67,7 @@ def _enter(fd: int, name: str, at: Path) -> int:
                 os.mkdir(name, 0o700, dir_fd=fd)
             below = os.open(name, _OPEN, dir_fd=fd)
             if os.fstat(below).st_uid == os.geteuid():
-                # Neither more nor less than asked for, whatever the umask is.
+                # Exactly this mode, whatever the umask is.
                 with suppress(OSError):
                     Path(f"/proc/self/fd/{below}").chmod(0o700)
             return below
@@ -148,7 +148,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file, a link, or a folder with what is in it; tell whether nothing is there any more."""
+    """Remove a file, a link, or a folder with its content; return whether nothing is left."""
     try:
         path.unlink(missing_ok=True)
     except IsADirectoryError:

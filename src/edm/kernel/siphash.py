@@ -1,7 +1,7 @@
 """SipHash-1-3 as steps that kernels put together: begin, add words, finish.
 
 SipHash (Aumasson and Bernstein, "SipHash: a fast short-input PRF", INDOCRYPT 2012) with one compression and three
-finalisation rounds. It is keyed: whoever does not know the key cannot choose inputs whose hashes have anything in
+finalisation rounds. It is keyed: a sender that does not know the key cannot choose inputs whose hashes have anything in
 common, so hash tables stay flat whatever the network sends.
 
 The last word added holds the input's length modulo 256 in its top byte, and below that the bytes that fill no word.

@@ -28,7 +28,7 @@ LOWER = np.array([b + 32 if 0x41 <= b <= 0x5A else b for b in range(256)], np.ui
 def put_label(buf: Bytes, off: I64, length: I64, out: Bytes, pos: I64) -> I64:
     """Write the label ``buf[off:off+length]`` in presentation form to ``out`` at ``pos``; return the end.
 
-    ``out`` must have room for ``4 * length`` bytes behind ``pos``.
+    ``out`` must have room for ``4 * length`` bytes after ``pos``.
     """
     for k in range(off, off + length):
         b = np.int64(buf[k])
@@ -53,7 +53,7 @@ def put_label(buf: Bytes, off: I64, length: I64, out: Bytes, pos: I64) -> I64:
 def put_name(buf: Bytes, off: I64, length: I64, out: Bytes, pos: I64) -> I64:
     """Write the uncompressed wire name ``buf[off:off+length]`` in presentation form; return the end.
 
-    ``length`` counts the root byte. ``out`` must have room for ``4 * length`` bytes behind ``pos``.
+    ``length`` counts the root byte. ``out`` must have room for ``4 * length`` bytes after ``pos``.
     """
     if length <= 1:
         out[pos] = 0x2E

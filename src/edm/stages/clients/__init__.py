@@ -1,4 +1,4 @@
-"""Ignored clients: whose answers are dropped before anything is kept of them.
+"""Ignored clients: their frames are dropped before anything of them is kept.
 
 A prefix file and the client addresses of a batch come in; the fates ``client_ignored`` and
 ``client_address_invalid`` go out. The file's syntax is in :mod:`~edm.stages.clients.prefixes`, the search is

@@ -1,8 +1,8 @@
-"""Ignored clients: a file of prefixes, and the set of addresses it stands for.
+"""Ignored clients: reading a file of prefixes, and the set of addresses in them.
 
 The file has one prefix in CIDR notation (RFC 4632, RFC 4291) a line. Empty lines and lines that begin with ``#`` are
-skipped. Every other line must be a prefix and nothing else: no spaces, no bare address, no zone, no leading zeros in
-an octet or the length; bits behind the length are allowed and ignored. One bad line rejects the whole file.
+skipped. Every other line must be a prefix and nothing else: no spaces, no bare address, no zone, no leading zeros in an
+octet or the length; address bits after the prefix length are allowed and ignored. One bad line rejects the whole file.
 
 An IPv4-mapped IPv6 address is an IPv6 address here: no IPv4 prefix holds it.
 """
@@ -156,7 +156,7 @@ def _reason(line: bytes) -> str:
 
 
 def parse_prefix_file(path: Path | str, limit: int = LIST_FILE_BYTES) -> ClientPrefixes:
-    """Read a file of prefixes; nothing is read of one of more than ``limit`` bytes.
+    """Read a file of prefixes of at most ``limit`` bytes; a larger file is refused unread.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""DNS messages: each is checked whole; flags, response code and the questions become columns.
+"""DNS messages: each is checked completely; flags, response code and questions become columns.
 
 The place of each message comes in; columns of header and first question go out, or the fates
 ``dns_parse_error`` and ``empty_question``. The rule of a record type's RDATA is one row in

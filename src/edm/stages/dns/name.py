@@ -5,7 +5,7 @@ the header, because the Go daemon's library takes it so. Loops end at :data:`POI
 
 A name of two bytes may so be 253 steps long, and a message may have 130,000 of them. Hence the steps of a message are
 counted. As long as they are no more than its bytes, which is always so in messages of DNS servers, names are walked one
-by one. From then on it is remembered at each place in the message what stands from there on, so that no place is
+by one. From then on the result for each place in the message is remembered, so that no place is
 walked a second time: whatever a message holds, the steps are a small multiple of its bytes.
 """
 
@@ -25,7 +25,7 @@ _STEPS_MAX = POINTERS_MAX + 128
 """Pointers, labels and the root of the longest valid name."""
 
 NameMemo: TypeAlias = I64Array
-"""``int64[MEMO_WORDS]``: what is remembered of the names of one message, see :func:`begin_message`.
+"""``int64[MEMO_WORDS]``: remembered facts about the names of one message, see :func:`begin_message`.
 
 The words from ``_PLACES`` on stand for the bytes of the message from the first on, as far as a pointer can lead and the
 longest name behind it: ``serial << 30 | extent << 15 | pointers << 8 | length`` of the name that begins at this byte.
@@ -48,7 +48,7 @@ _POINTERS_SHIFT = 8
 
 
 def new_memo() -> NameMemo:
-    """Return a memo that knows nothing; whoever calls the kernels keeps one, and shares it with no other thread."""
+    """Return an empty memo. Each thread that calls the kernels keeps one of its own."""
     memo = np.zeros(MEMO_WORDS, np.int64)
     memo[_SERIAL] = 1
     return memo
@@ -68,7 +68,7 @@ def begin_message(memo: NameMemo, size: I64) -> None:
 
 @force_inlined
 def _walk_name(buf: Bytes, base: I64, pos: I64, end: I64) -> tuple[I64, I64]:
-    """Return the position behind the name at ``pos``, or -1 if it is not valid; and the steps that this took."""
+    """Return the position after the name at ``pos``, or -1 if it is not valid; and the steps that this took."""
     room = NAME_MAX - 1  # the root byte is not counted
     pointers = 0
     behind = -1
@@ -157,7 +157,7 @@ def _look_up(buf: Bytes, base: I64, place: I64, end: I64, memo: NameMemo) -> I64
 
 @inlined
 def _skip_remembered(buf: Bytes, base: I64, pos: I64, end: I64, memo: NameMemo) -> I64:
-    """Do what :func:`skip_name` does by looking up what stands behind the name's first pointer."""
+    """Do what :func:`skip_name` does, by looking up the name that the first pointer leads to."""
     start = pos
     while pos < end:
         size = u8(buf, pos)
@@ -180,7 +180,7 @@ def _skip_remembered(buf: Bytes, base: I64, pos: I64, end: I64, memo: NameMemo) 
 
 @inlined
 def skip_name(buf: Bytes, base: I64, pos: I64, end: I64, memo: NameMemo) -> I64:
-    """Check the name at ``pos`` and return the position behind it, or -1 if it is not valid.
+    """Check the name at ``pos`` and return the position after it, or -1 if it is not valid.
 
     Once a name of a message was not valid, no other of the message may be asked for.
 

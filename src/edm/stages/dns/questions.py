@@ -1,4 +1,4 @@
-"""Names of the questions behind the first one; hardly any message has them, but ignored names count there."""
+"""Names of the second and later questions: rare, but a frame is ignored if one of them is an ignored name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RDATA of every type: which octets make a well-formed record.
+"""Checking the RDATA of every type.
 
 The grammar of a type is a row of field codes in :data:`GRAMMAR`, which one small interpreter follows, so a
 type costs a line and no code. The rules are those of the Go daemon's library: wherever a field could begin
@@ -173,7 +173,7 @@ def option_fits(buf: Bytes, code: I64, pos: I64, size: I64) -> Flag:
             return source == 0
         longest = 32 if family == 1 else 128
         return family <= 2 and source <= longest and u8(buf, pos + 3) <= longest
-    if code == 18:  # REPORT-CHANNEL: the option is a buffer of its own, and octets behind the name are fine
+    if code == 18:  # REPORT-CHANNEL: the option is a buffer of its own, and octets after the name are fine
         return skip_lone_name(buf, pos, pos, pos + size) >= 0
     return True
 
@@ -270,7 +270,7 @@ def skip_identity(buf: Bytes, base: I64, pos: I64, end: I64, memo: NameMemo) -> 
 
 @inlined
 def skip_gateway(buf: Bytes, base: I64, pos: I64, end: I64, between: I64, memo: NameMemo) -> I64:
-    """Return the position behind a gateway type, ``between`` (0 or 1) octets and the gateway, or -1."""
+    """Return the position after a gateway type, ``between`` (0 or 1) octets and the gateway, or -1."""
     kind = u8(buf, pos)
     pos += 1
     if pos < end:

@@ -1,4 +1,4 @@
-"""Walk over the response messages of a batch: check each one whole, keep its header and first question.
+"""Walk over the response messages of a batch: check each completely, keep its header and first question.
 
 RFC 1035, 4, with the acceptance rules of the Go daemon's library. They are lax about counts (a record section
 may stop where the message ends, a question may lack its class) and exact about everything that is there.
@@ -58,7 +58,7 @@ def skip_records(
 ) -> tuple[I64, I64]:
     """Check a section of up to ``count`` records from ``pos`` on.
 
-    ``plain`` says that an uncompressed name stands right behind the header.
+    ``plain`` says that an uncompressed name stands right after the header.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def walk_messages(buf: Bytes, scratch: I64, u32: U32Columns, fate: Fates, n: I64
     Parameters
     ----------
     buf : uint8[:]
-        The block. Question names that used compression pointers are spelt out behind its data.
+        The block. Question names that used compression pointers are spelt out after its data.
     scratch : int64
         First free byte of ``buf``: ``len(buf) - scratch >= 255 * n``.
     u32 : uint32[N_U32, stride]

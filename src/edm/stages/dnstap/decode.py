@@ -102,7 +102,7 @@ _M_RESPONSE_MESSAGE = 0x80 | 14 << 3 | 2
 
 @inlined
 def _varint_end(buf: Bytes, pos: U64, stop: U64) -> U64:
-    """Return the position behind the varint at ``pos``, or ``_BAD`` if it is cut off or exceeds 64 bits."""
+    """Return the position after the varint at ``pos``, or ``_BAD`` if it is cut off or exceeds 64 bits."""
     for k in range(10):
         if pos >= stop:
             return _BAD
@@ -125,7 +125,7 @@ def _varint_value(buf: Bytes, pos: U64, end: U64) -> U64:
 
 @allocating_kernel
 def _skip_group(buf: Bytes, pos: U64, stop: U64, number: U64) -> U64:
-    """Return the position behind the group ``number`` whose start tag ends at ``pos``, or ``_BAD``.
+    """Return the position after the group ``number`` whose start tag ends at ``pos``, or ``_BAD``.
 
     Only damaged or hostile frames contain groups, and only nested ones need the stack: the one allocation
     of this kernel is of no account, while a stack in every caller would be.

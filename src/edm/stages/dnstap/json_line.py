@@ -1,7 +1,7 @@
-"""The debug file's form of a frame: one JSON line, with the keys of the Go dnstap library's JSON format.
+"""A frame as one JSON line for the debug file, with the keys of the Go dnstap library's JSON format.
 
 The keys, their order, and the forms of times, enums, addresses and names are those of the Go library. DNS
-messages are text in the manner of ``dig`` as there, but not to the letter. What cannot be parsed is shown
+messages are text in the style of ``dig`` as there, but not exactly the same. What cannot be parsed is shown
 as ``parse failed: <reason>: <hex of the bytes>``, an address of an odd length as ``?<hex>``.
 
 This is plain Python, for a few frames a second, and independent of the kernel.

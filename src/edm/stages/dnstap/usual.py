@@ -1,4 +1,4 @@
-"""Decoding of dnstap payloads that look as DNS servers write them; all others are left to the general decoder.
+"""Fast decoding of dnstap payloads in the form that DNS servers write; the general decoder handles all others.
 
 A frame is usual if its fields come in an order that servers use, each at most once or twice, with tags and
 enums of one byte. Then no loop over fields is needed and no field costs a jump that is hard to predict: each is
@@ -93,7 +93,7 @@ def _value(word: U64, mask: U64) -> U64:
     return (x & np.uint64(0x7F)) | ((x & np.uint64(0x7F00)) >> _1) | ((x & np.uint64(0x7F0000)) >> _2)
 
 
-# Each of the following reads one field, if its tag stands at ``pos``, and returns the position behind it first: the
+# Each of the following reads one field, if its tag stands at ``pos``, and returns the position after it first: the
 # same position if it is another field, one behind every frame (``_TOO_LONG``) if the frame is not usual. The
 # last is ``seen``, with ``bit`` if the field is there: joined to it within the branch, because a bit that the caller
 # adds made the kernel a tenth slower.
@@ -167,7 +167,7 @@ def _read_head(buf: Bytes, u32: U32Columns, i: U64, pos: U64, stop: U64) -> tupl
 
 @force_inlined
 def _read_transport(buf: Bytes, u32: U32Columns, i: U64, pos: U64, seen: U64) -> tuple[U64, U64, U64]:
-    """Read type, family and protocol; return the position behind, the type, and which fields there were."""
+    """Read type, family and protocol; return the position after it, the type, and which fields there were."""
     pos, message_type, there = _small_number(buf, pos, _M_TYPE, _0, _0, 1)
     if there == _0:
         return _TOO_LONG, _0, _0
@@ -184,7 +184,7 @@ def _read_transport(buf: Bytes, u32: U32Columns, i: U64, pos: U64, seen: U64) ->
 
 @force_inlined
 def _read_addresses(buf: Bytes, u32: U32Columns, i: U64, pos: U64, end: U64, seen: U64) -> tuple[U64, U64]:
-    """Read addresses and ports; return the position behind, and which fields there were."""
+    """Read addresses and ports; return the position after it, and which fields there were."""
     pos, off, length, seen = _short_bytes(buf, pos, _M_QUERY_ADDRESS, _0, _0, seen, HAS_QUERY_ADDRESS)
     if pos > end:
         return _TOO_LONG, _0
@@ -212,7 +212,7 @@ def _read_addresses(buf: Bytes, u32: U32Columns, i: U64, pos: U64, end: U64, see
 
 @force_inlined
 def _skip_query(buf: Bytes, pos: U64, end: U64) -> U64:
-    """Return the position behind time, message and zone of the query."""
+    """Return the position after time, message and zone of the query."""
     if buf[pos] == _M_QUERY_SEC:
         if le64(buf, pos + _1) & _FIVE != _FIFTH:
             return _TOO_LONG
@@ -230,7 +230,7 @@ def _skip_query(buf: Bytes, pos: U64, end: U64) -> U64:
 def _read_response(
     buf: Bytes, u32: U32Columns, u64: U64Columns, i: U64, pos: U64, end: U64, seen: U64
 ) -> tuple[U64, U64]:
-    """Read time and message of the response; return the position behind, and which fields there were."""
+    """Read time and message of the response; return the position after it, and which fields there were."""
     seconds = _0
     if buf[pos] == _M_RESPONSE_SEC:
         word = le64(buf, pos + _1)

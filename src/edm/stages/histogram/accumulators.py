@@ -1,4 +1,4 @@
-"""What one worker counts in one interval, and how the counts of all workers become rows."""
+"""The counts of one worker in one interval, and merging those of all workers into rows."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Accumulators:
         self._registers: U8Array = self._cells.view(np.uint8)
         self._heap: U64Array = np.zeros(sketches.HEAP_WORDS, np.uint64)
         self._heap[MULTIPLIER] = secrets.randbits(64) | 1
-        # Counters in the rows are 32 bits wide; what was counted before they could overflow is put here.
+        # Counters in the rows are 32 bits wide. Before they can overflow, they are added to these and start again.
         self._folded: U64Array = np.zeros((0, kernels.N_COUNTERS), np.uint64)
         self._since_fold = 0
 

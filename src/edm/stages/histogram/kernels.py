@@ -1,4 +1,4 @@
-"""Kernels that count: one cache line per well-known name, and the client sketches behind it.
+"""Kernels that count: one cache line of counters per well-known name, and its client sketches.
 
 All state of a worker in an interval lies in arrays that :class:`edm.stages.histogram.accumulators.Accumulators` owns
 and grows:

@@ -1,4 +1,4 @@
-"""MurmurHash3 as a device function: the client hash that the HyperLogLog sketches are fed with.
+"""MurmurHash3 for kernels: the hash of a client that is added to the HyperLogLog sketches.
 
 The function is the first half (h1) of MurmurHash3_x64_128 with seed 0, by Austin Appleby (public domain,
 https://github.com/aappleby/smhasher). It has no key, so a sender of dnstap can construct addresses with any

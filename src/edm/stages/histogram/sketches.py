@@ -1,4 +1,4 @@
-"""Client sketches: device functions over the memory that all sketches of a worker share.
+"""Client sketches: functions for kernels over the memory that all sketches of a worker share.
 
 A sketch (HyperLogLog of Aggregate Knowledge's storage specification v1.0.0, log2m 10, regwidth 4) is
 explicit, a set of hashes, up to ``threshold`` of them, and from then on 1,024 registers of 4 bits. A row (see
@@ -116,7 +116,7 @@ def observe(registers: U8Array, cell: U64, h: U64) -> None:
 def place(cells: U64Array, cell: U64, size_class: U64, multiplier: U64, h: U64) -> U64:
     """Return where ``h`` is, or the empty place where it belongs, in the table at ``cell``."""
     mask = (_1 << size_class) - _1
-    # The hash has no key and a sender may choose it; the multiplier is secret and random, so that nobody can
+    # The hash has no key and a sender may choose it; the multiplier is secret and random, so that no sender can
     # aim many clients at one place.
     at = (h * multiplier) >> (_64 - size_class)
     while cells[cell + at] != _0 and cells[cell + at] != h:

@@ -1,6 +1,6 @@
-"""New names: which question names were never seen before, and the event about each.
+"""New names: finding question names that were never seen before, and making an event about each.
 
 The rows that match no list come in; event payloads go out through :mod:`~edm.stages.new_qname.queue`. The
-members of an event are in :mod:`~edm.stages.new_qname.payloads`; who was first is settled in
-:mod:`~edm.stages.new_qname.ordering`.
+members of an event are in :mod:`~edm.stages.new_qname.payloads`. :mod:`~edm.stages.new_qname.ordering` decides
+which answer about a new name was the first.
 """

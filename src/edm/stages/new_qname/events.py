@@ -1,4 +1,4 @@
-"""Events about new names, many at a time: the payloads of a batch stand one after another in one buffer."""
+"""Events about new names: the payloads of a batch, one after another in one buffer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EventBlock:
     dropped : int
         Names for which no event could be written and that were left out by :meth:`select`.
     unsaved : Unsaved, optional
-        The names of the batch, to be saved by whoever takes the events, once these are safe.
+        The names of the batch. The taker of the events saves them when the events are safe.
     """
 
     payloads: bytes
@@ -55,7 +55,7 @@ class EventBlock:
         return replace(self, payloads=payloads, offsets=self.offsets[: count + 1].copy())
 
     def save_names(self, *, at_once: bool = True) -> None:
-        """Save the names of the batch: its events are where a kill cannot reach them, or given up."""
+        """Save the names of the batch, since its events are stored safely or given up."""
         if self.unsaved is not None:
             self.unsaved.save(at_once=at_once)
 

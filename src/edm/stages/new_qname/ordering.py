@@ -1,8 +1,8 @@
-"""Deciding in the order of arrival which names are new, whatever the order in which workers finish.
+"""Deciding which names are new, in the order in which their blocks arrived and not in that in which workers finish.
 
-Of several responses about a new name the first one to arrive makes the event. Workers handle blocks side by
-side, so each hands in what its block may hold of new names, and whoever completes the sequence of blocks
-decides for all that are due. Nobody waits for a block that is still being worked on.
+Of several responses about a new name, the first one to arrive makes the event. Workers handle blocks at the same
+time, so each hands in the candidates of its block. The worker whose block completes the sequence decides about all
+blocks up to there. No worker waits for a block that another one is still processing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Found:
 
 
 class Names(Protocol):
-    """What :class:`edm.stages.new_qname.seen.store.SeenStore` is for a pipeline; see there."""
+    """The part of :class:`edm.stages.new_qname.seen.store.SeenStore` that a pipeline uses; see there."""
 
     def candidates(self, buf: U8Array, u32: U32Array, fate: U8Array, n: int) -> Candidates:
         """Return the pending rows whose names have not been seen."""

@@ -1,4 +1,4 @@
-"""The bounded hand-over of events from the workers to whoever consumes them."""
+"""A bounded queue for events, from the workers to the one thread that takes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edm.stages.new_qname.events import EventBlock
 
 
 class EventQueue:
-    """A queue of event blocks whose bound counts events. Putting never waits: what does not fit is discarded.
+    """A queue of event blocks with a limit on events. Putting never waits: events that do not fit are discarded.
 
     It is made for one thread that fetches.
 
@@ -47,7 +47,7 @@ class EventQueue:
             if queued:
                 self._blocks.append(block.head(queued))
                 self._events += queued
-                # Whoever gathers need not be woken by each block.
+                # A thread in gather() need not be woken by each block.
                 if len(self._blocks) == 1 or self._plenty:
                     self._changed.notify()
         return queued, count - queued
@@ -74,7 +74,7 @@ class EventQueue:
             return block
 
     def gather(self, seconds: float) -> None:
-        """Let blocks come together, for so long or until the queue is half full or closed."""
+        """Wait for more blocks, for so many seconds or until the queue is half full or closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._plenty, seconds)
 
@@ -89,7 +89,7 @@ class EventQueue:
             return self._closed and not self._blocks
 
     def close(self) -> None:
-        """Accept no more events; what waits can still be fetched."""
+        """Accept no more events; those in the queue can still be fetched."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,11 +1,11 @@
-"""The contract of a pseudonymisation: from the addresses of a batch to what stands in session rows.
+"""The contract of a pseudonymisation: it makes the pseudonyms in session rows from the addresses of a batch.
 
-A :class:`Pseudonyms` is immutable and stands in the snapshot. Each worker makes a :class:`Maker` from it, which holds
-what one thread may change: a cache, buffers.
+A :class:`Pseudonyms` is immutable and is part of the snapshot. Each worker makes a :class:`Maker` from it, which holds
+the state that one thread changes: a cache, buffers.
 
-Why no pseudonym is ever made under a wrong key: a batch runs under one snapshot, and a maker belongs for good to the
-:class:`Pseudonyms` that made it. A worker that meets another one in its snapshot makes a new maker, so whatever was
-remembered under the old key is gone by construction, and nothing has to be cleared.
+Why no pseudonym is ever made with a wrong key: a batch runs under one snapshot, and a maker always belongs to the
+:class:`Pseudonyms` that made it. When a worker finds another one in its snapshot, it makes a new maker. So the
+pseudonyms remembered for the old key are gone, and nothing has to be cleared.
 
 Columns of a batch (:mod:`edm.kernel.columns`), ``side`` 0 for the client, 1 for the server:
 

@@ -1,4 +1,4 @@
-"""Kernels that make the pseudonyms of fresh addresses: lay out AES blocks, fold them back, settle.
+"""Kernels that make the pseudonyms of fresh addresses: prepare AES blocks, read the results, store them.
 
 :mod:`edm.stages.pseudonyms.lookup` has listed the addresses that were not in the cache.
 """
@@ -48,7 +48,7 @@ AesWords: TypeAlias = U64Array
 
 
 class Lists(NamedTuple):
-    """What the looking up of a batch leaves behind, and scratch.
+    """Lists that looking up a batch fills, and scratch memory.
 
     Attributes
     ----------

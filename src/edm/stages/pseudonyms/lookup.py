@@ -1,7 +1,7 @@
 """Kernels that look the addresses of a batch up in a pseudonym cache.
 
-First the addresses are listed by side and length, then each list is worked off in a loop of its own: within a
-list there is nothing that a branch predictor could guess wrong but whether an address is in its first slot.
+First the addresses are listed by side and length, then each list is processed in a loop of its own. Within a list,
+the branch predictor can be wrong only about whether an address is in its first slot.
 
 An address that is not in the cache takes its slot at once, marked ``UNRESOLVED`` and holding its number in
 the list of fresh addresses, so that meeting it again in the same batch is a hit.

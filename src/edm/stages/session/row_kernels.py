@@ -186,7 +186,7 @@ def _odd_bytes(word: U64) -> U64:
 @force_inlined
 def put_text(buf: Bytes, off: U64, size: U64, out: Bytes, pos: U64) -> U64:
     """Write one label in presentation form; return the end. ``out`` has room for ``4 * size + SLACK`` bytes."""
-    # Nearly all labels need no escapes, and copying whole words has no branch per byte. What is copied too much is
+    # Nearly all labels need no escapes, and copying whole words has no branch per byte. Surplus bytes are
     # written over by what comes next.
     if off + size + np.uint64(SLACK) <= np.uint64(buf.shape[0]):
         odd = np.uint64(0)

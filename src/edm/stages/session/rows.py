@@ -104,7 +104,7 @@ class SessionRows:
         Raises
         ------
         OverflowError
-            A column would pass 2 GiB: the builder was full long ago and nobody took its batch.
+            A column would exceed 2 GiB: the builder has been full for long, and its batch was not taken.
         """
         state = self._state
         before = state.copy()
@@ -144,7 +144,7 @@ class SessionRows:
         self._rows = old._replace(base=base, texts=texts)
 
     def take(self) -> pa.RecordBatch:
-        """Return the collected rows, in the order appended, and start anew.
+        """Return the collected rows, in the order appended, and begin a new batch.
 
         The batch owns the buffers; nothing of it is written to again.
         """

@@ -1,4 +1,4 @@
-"""What the kernels of DAWG files are given: names of arrays, and those that always go together."""
+"""Parameters of the DAWG kernels: named array types, and tuples of arrays that always go together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of any width in a stream of bits, most significant bit first: the alphabet of DAWG files.
+"""Reading numbers of any width from a stream of bits, most significant bit first, as in DAWG files.
 
 Positions are bit offsets from the start of the buffer. Everything is ``uint64``: signed positions would cost a
 wrap-around check per byte, and mixing the two would turn the result into a float.

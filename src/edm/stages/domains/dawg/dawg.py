@@ -2,7 +2,7 @@
 
 The format is that of github.com/smhanov/dawg, which the Go daemon maps and trusts. Here a file is read into
 memory and checked completely before anything is looked up: a damaged file is an error that names the place, and
-overwriting a file in use harms nobody.
+a file may be overwritten while it is in use.
 
 Decisions where the format leaves room: the size word must be exactly the size of the file (bytes behind the end
 are as wrong as missing ones), the bits that fill the last byte must be zero, every node must be reachable and lead

@@ -1,4 +1,4 @@
-"""Lists of other formats that somebody may take for a list of names: telling which one a line looks like."""
+"""Recognising lists in other formats that are mistaken for lists of names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FORMATS = tuple(
 
 
 def foreign_format(text: str) -> str | None:
-    r"""Return what a line of a list looks like if it is no entry that somebody will have meant.
+    r"""Return which other format a line of a list looks like, or nothing if it looks like an entry.
 
     Names with such characters exist nevertheless. They are taken with a final dot, as lists are printed, or with the
     characters escaped (``1\,example.com``).

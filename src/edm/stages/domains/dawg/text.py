@@ -1,4 +1,4 @@
-"""Domain names and list files as people write them."""
+"""Parsing domain names and list files in text form."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def compile_list(lines: Iterable[str], name: str = "list") -> bytes:
         text = (_COMMENT.sub("", line) if "#" in line else line).strip(" \t\r\n")
         if text:
             try:
-                # Such characters need no escape in a name, but as they stand here nobody means them as one.
+                # Such characters need no escape in a name, but here they are surely not meant as part of one.
                 if (_ODD.search(text) or not text.isascii()) and (reason := foreign_format(text)):
                     raise ValueError(reason)
                 words.append(parse_entry(text))

@@ -1,4 +1,4 @@
-"""Writing DAWG files: byte for byte what the Go library makes of the same words."""
+"""Writing DAWG files, byte for byte as the Go library writes them for the same words."""
 
 from __future__ import annotations
 

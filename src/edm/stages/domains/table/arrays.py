@@ -1,4 +1,4 @@
-"""What the kernels of domain tables are given: names of arrays, and those that always go together."""
+"""Parameters of the domain table kernels: named array types, and tuples of arrays that always go together."""
 
 from __future__ import annotations
 

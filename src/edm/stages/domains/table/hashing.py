@@ -1,8 +1,8 @@
 """Hash and comparison of domain names in wire form, letter case ignored, eight bytes at a time.
 
 The hash is NH (Black, Halevi, Krawczyk, Krovetz, Rogaway: UMAC, 1999) over the name's words, then mixed. It is
-keyed: whoever does not know the key finds no two names that collide with more than 2^-32 probability. That keeps
-hash tables flat on hostile input; it is no identity of a name, which is why every hit is compared byte by byte.
+keyed: a sender that does not know the key finds no two names that collide with more than 2^-32 probability. So
+hostile input cannot fill one place of a hash table. Different names may still collide: every hit is compared.
 
 Sizes of names here do not count the root byte: the root name has size 0, the longest name 254.
 """

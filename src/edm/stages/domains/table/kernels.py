@@ -1,6 +1,6 @@
 """Kernels that fill a plain table and give its words back.
 
-The layout stands in :mod:`edm.stages.domains.table.plain`.
+The layout is described in :mod:`edm.stages.domains.table.plain`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kernels that fill a packed table and give its words back.
 
-The layout stands in :mod:`edm.stages.domains.table.packed`.
+The layout is described in :mod:`edm.stages.domains.table.packed`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kernels of the lookup in packed tables. The layout stands in :mod:`edm.stages.domains.table.packed`."""
+"""Kernels of the lookup in packed tables. The layout is described in :mod:`edm.stages.domains.table.packed`."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Generations:
     logs : list of NameLog
         Of the current and the previous generation; replaced as a whole too.
     evicted : int
-        Names forgotten because of the limit (or for want of room) since opening.
+        Names forgotten because of the limit (or for lack of room) since opening.
     retired : Retired
         What is to be given back with :meth:`give_back`.
     held : bool
@@ -115,7 +115,7 @@ class Generations:
         is_new : uint8[:]
             Receives 1 at the rows of names that are new.
         writes : list of Write
-            Receives what has to be saved of it.
+            Receives the names that have to be saved.
         """
         progress: I64Array = np.zeros(N_PROGRESS, np.int64)
         stored: U64Array = np.empty(n, np.uint64)
@@ -146,7 +146,7 @@ class Generations:
     def _save(
         self, log: NameLog, table: Table, stored: U64Array, progress: I64Array, writes: list[Write]
     ) -> int:
-        """Take down what has to be written to a log: what was stored while it was the current one."""
+        """Note the names that have to be written to a log: those stored while it was the current one."""
         count = int(progress[STORED])
         progress[STORED] = 0
         if count and log.records < LOG_RECORDS_PER_SLOT * table.slots:
@@ -156,7 +156,7 @@ class Generations:
     # --- growing and expiring ---
 
     def _plan(self) -> None:
-        """Set the counts at which something has to be done about the current table."""
+        """Set the counts at which the current table has to grow or a new generation has to begin."""
         slots = self.tables.current.slots
         self._needed_at = min(self._limit, int(GROW_AT * slots))
         self._full_at = int(FULL_AT * slots)

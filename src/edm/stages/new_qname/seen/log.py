@@ -15,12 +15,12 @@ offset  bytes  content
 64      8 x    fingerprints; 0 is none
 ======  =====  =========================================================================
 
-Fingerprints are only ever appended. What was written survives the process however it ends; what a power cut
-leaves are whole records, zeros, or a shorter file, all of which can be read.
+Fingerprints are only ever appended. Written fingerprints survive the end of the process, however it ends. After a
+power cut the file has whole records, zeros, or fewer records. All of these can be read.
 
-A log and not a mapped table, which would need no loading: a table is written at random places, so that after
-each sync nearly every new name costs a page fault of the file system (20 us on a virtual machine) and a write
-of 4 KiB, and a disk that is full would be answered with SIGBUS.
+Why a log and not a mapped table, which would need no loading: a table is written at random places. So after each sync
+nearly every new name would cost a page fault of the file system (20 us on a virtual machine) and a write of 4 KiB. And
+on a full disk the process would get SIGBUS.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class NameLog:
     unsaved : int
         Fingerprints given up because the disk stayed full.
     held : bool
-        Write nothing; what comes waits in memory. May be changed at any time.
+        Write nothing; new fingerprints wait in memory. May be changed at any time.
     """
 
     def __init__(
@@ -93,7 +93,9 @@ class NameLog:
         self.held = False
         self._fd = descriptor
         self._end = HEADER_BYTES + (size - HEADER_BYTES) // 8 * 8
-        self._waiting_lock = threading.Lock()  # for what waits; nobody waits for the disk with it
+        self._waiting_lock = (
+            threading.Lock()
+        )  # for the waiting fingerprints; never held while waiting for the disk
         self._write_lock = threading.Lock()  # for writing and closing; taken before the one above
         self._sync_lock = threading.Lock()  # for syncing and closing; taken before the others
         self._dirty = False
@@ -197,7 +199,7 @@ class NameLog:
                 self.unsaved += len(lost) // 8
 
     def write_out(self, *, again: bool = False) -> None:
-        """Hand what waits to the operating system.
+        """Hand the waiting fingerprints to the operating system.
 
         On a full disk it is kept in memory and written later; the first failure is logged.
 
@@ -242,14 +244,14 @@ class NameLog:
                 self.unwritten_bytes -= len(written[1])
 
     def sync(self) -> None:
-        """Make what was written durable, unless that is so already; a failure is logged."""
+        """Make all written fingerprints durable, unless they are already; a failure is logged."""
         with self._sync_lock:
             if self._fd < 0:
                 return
             self.write_out(again=True)
             if not self._dirty:
                 return
-            # Cleared first: who writes from here on syncs again, who wrote before is covered by this one.
+            # Cleared first: a write from here on needs another sync, and this one covers all writes before.
             self._dirty = False
             try:
                 os.fdatasync(self._fd)

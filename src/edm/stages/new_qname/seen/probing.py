@@ -281,7 +281,7 @@ def insert_names(
         Without ``displace``: return before storing one more when the table holds so many, or when the one would get
         across ``BOUNDARY``.
     displace : bool
-        Let other fingerprints give way instead. Nothing may be left to move then.
+        Replace other fingerprints instead. Nothing may be left to move then.
     is_new : uint8[rows of the batch]
         Set to 1 for the row of each new name.
     stored : uint64[>= n]

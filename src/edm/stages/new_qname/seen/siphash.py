@@ -1,6 +1,6 @@
 """SipHash-1-3 of question names, the fingerprints of the seen-name store; see :mod:`edm.kernel.siphash`.
 
-Names come from the network, so the hash is keyed: without the store's key nobody can construct two names with one
+Names come from the network, so the hash is keyed: without the store's key a sender cannot construct two names with one
 fingerprint, or many names that fall into one cluster of slots.
 
 The input is the uncompressed wire name with ASCII letters folded to lower case. A length byte of a label is

@@ -149,8 +149,8 @@ class SeenStore:
     def insert(self, buf: U8Array, u32: U32Array, fate: U8Array, n: int, is_new: U8Array) -> int:
         """Remember the question names of the pending rows; tell which were never seen.
 
-        Hashing and the search for names already seen happen without a lock; the lock is taken once for
-        what is left, if anything.
+        Hashing and the search for names already seen happen without a lock. The lock is taken once, if any names
+        are left.
 
         Parameters
         ----------
@@ -199,7 +199,7 @@ class SeenStore:
         uint8[len(candidates.rows)]
             1 for each candidate that is new (of several with the same name, the first), else 0.
         Unsaved
-            What is to be saved of it.
+            The names to save.
 
         Raises
         ------
@@ -249,7 +249,7 @@ class SeenStore:
     # --- disk ---
 
     def _clean_up(self) -> None:
-        """Give back what is no longer needed."""
+        """Release tables and delete logs that are no longer needed."""
         with self._lock:
             retired, self._generations.retired = self._generations.retired, []
         self._generations.give_back(retired)
@@ -330,7 +330,7 @@ class SeenStore:
 
     @property
     def evicted(self) -> int:
-        """Names forgotten because of the limit (or for want of room) since opening."""
+        """Names forgotten because of the limit (or for lack of room) since opening."""
         return self._generations.evicted
 
     @property

@@ -30,7 +30,7 @@ _FILL_STEP = 1 << 15
 _MOVE_STEP = 512  # lines
 _MOST_LINES = (1 << 32) - 1  # a home is computed from 32 bits
 
-# What is not used yet shall not count as used where the system limits what processes may ask for.
+# Memory that is not used yet must not count as used on systems that limit how much a process may ask for.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if platform.machine() in ("x86_64", "aarch64") else 0)
 
 

@@ -1,4 +1,4 @@
-"""Names that are remembered in memory and not yet in the store's file, because their events come first."""
+"""Names that are in memory but not yet in the store's file, since their events must be stored first."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Write = tuple[NameLog, int, bytes, int]
 class Unsaved:
     """What a batch added to the store of seen names, for one thread to :meth:`save`.
 
-    A process that is killed before has forgotten the names: they are reported when they are asked for again.
-    So names are saved when their events are where a kill cannot reach them, and before anybody is told of them.
+    If the process is killed before that, it forgets the names, and they are reported when they are asked for again.
+    So names are saved after their events are stored safely, and before the events can be sent.
 
     Attributes
     ----------
