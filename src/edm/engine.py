@@ -185,6 +185,19 @@ class Engine:
         if line is not None and self._debug_file is not None:
             self._debug_file.write(line)
 
+    def reopen_debug_file(self) -> bool:
+        """Go on in the debug file that has the name now; return False if there is none.
+
+        Raises
+        ------
+        OutputError
+            It cannot be opened; the old one stays in use.
+        """
+        if self._debug_file is None:
+            return False
+        self._debug_file.reopen()
+        return True
+
     # Lifecycle
 
     def send_events_to(self, sink: EventSink) -> None:
