@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,16 +21,17 @@ from edm.stages.session.columns import SCHEMA as SESSION_SCHEMA
 
 Facts: TypeAlias = dict[str, Any]
 
-MOST_NAMES = 1_000_000
+MOST_NAMES = 500_000
 """Different names that are counted at once. Of more, those are forgotten that occurred least."""
-MEMORY = 512 << 20
+MEMORY = 384 << 20
 """Bytes of memory that reading a Parquet file may take: a small file can claim to unpack to any size."""
 
 _METADATA_PREFIX = b"edm."
 _QUERIES = COUNTER_COLUMNS[:6]
 """The counters of which a response adds to exactly one, by class and type of its question."""
 _CLIENTS = ("v4client_count", "v6client_count")
-_BATCH_ROWS = 16_384
+_BATCH_ROWS = 8192
+_SEPARATOR = b"\0"
 _LABEL_BYTES = 1024  # more than a whole name can have
 _TEXT = 1000  # characters of a foreign text
 _COLUMNS = 1000
@@ -51,14 +52,16 @@ def inspect_parquet(path: str, top: int) -> Facts:
     """
     try:
         # Not by its path, which need be no text, or may look like a URL to the library.
-        with (
-            _bounded_memory(),
-            Path(path).open("rb") as opened,
-            pq.ParquetFile(
-                opened, thrift_string_size_limit=_FOOTER, thrift_container_size_limit=1_000_000
-            ) as file,
-        ):
-            return _facts(file, path, top)
+        with Path(path).open("rb") as opened, _system_pool():
+            with _bounded_memory():
+                file = pq.ParquetFile(
+                    opened,
+                    buffer_size=1 << 16,
+                    thrift_string_size_limit=_FOOTER,
+                    thrift_container_size_limit=1_000_000,
+                )
+            with file:
+                return _facts(file, path, top)
     except MemoryError:
         reason = f"reading it would take more than {MEMORY >> 20} MiB of memory"
         raise InputError(f"{path}: {reason}") from None
@@ -68,31 +71,43 @@ def inspect_parquet(path: str, top: int) -> Facts:
         reason = (known.splitlines() or ["damaged"])[0][:_TEXT]
         raise InputError(f"{path}: not a whole Parquet file: {reason}") from None
     except OSError as error:
-        reason = error.strerror or (str(error).splitlines() or ["damaged"])[0][:_TEXT]
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        if error.strerror:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        reason = (str(error).splitlines() or ["damaged"])[0][:_TEXT]  # the library's own
+        raise InputError(f"{path}: not a whole Parquet file: {reason}") from None
+
+
+@contextmanager
+def _system_pool() -> Iterator[None]:
+    # The pool that the library takes by default reserves memory far ahead.
+    pool = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(pool)
 
 
 @contextmanager
 def _bounded_memory() -> Iterator[None]:
-    """Let this process have :data:`MEMORY` bytes more than it has now; beyond that allocations fail."""
-    # The pool that the library takes by default reserves room far ahead.
-    pool = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    bound = _address_space() + MEMORY
+    """Let this process have :data:`MEMORY` bytes more than it has now; beyond that allocations fail.
+
+    Only for what the library does in this thread: in others it cannot bear it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = _data_bytes() + MEMORY
     for limit in (soft, hard):
         if limit != resource.RLIM_INFINITY:
             bound = min(bound, limit)
-    resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        pa.set_memory_pool(pool)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _address_space() -> int:
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
+def _data_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[5]
     return int(pages) * resource.getpagesize()
 
 
@@ -147,16 +162,21 @@ def _interval(metadata: dict[str, str], name: str) -> list[str] | None:
     return None
 
 
-def _name(labels: list[bytes | None]) -> str:
-    texts = [None if label is None else label.decode("utf-8", "replace") for label in labels]
-    known = [text for text in texts[:-1] if text is not None]
-    known += split_name(texts[-1]) if texts[-1] else []
+def _name(labels: Sequence[bytes | None]) -> str:
+    known = [label.decode("utf-8", "replace") for label in labels if label is not None]
+    if len(known) == len(LABEL_COLUMNS):
+        known[-1:] = split_name(known[-1])
     return ".".join(reversed(known)) + "."
 
 
 def _batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
     """Yield the columns a few rows at a time: labels as bytes of bounded length, numbers without NULL."""
-    for batch in file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+    batches = file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
+    while True:
+        with _bounded_memory():
+            batch = next(batches, None)
+        if batch is None:
+            return
         yield pa.table({name: _bounded(batch.column(name)) for name in columns})
 
 
@@ -199,7 +219,13 @@ def _histogram_facts(file: pq.ParquetFile, top: int) -> Facts:
 def _session_facts(file: pq.ParquetFile, top: int) -> Facts:
     names = _Names()
     for batch in _batches(file, [*LABEL_COLUMNS]):
-        names.add(batch.append_column("rows", pa.repeat(pa.scalar(1, pa.int64()), batch.num_rows)))
+        # One column instead of ten, which takes a tenth of the memory. Labels are NULL only from some label on.
+        labels = [batch[name].combine_chunks() for name in LABEL_COLUMNS]
+        front = pa.repeat(
+            pa.scalar(b"", pa.binary()), batch.num_rows
+        )  # joining nothing but NULL gives nothing
+        joined = pc.binary_join_element_wise(front, *labels, _SEPARATOR, null_handling="skip")
+        names.add(pa.table({"name": joined, "rows": pa.repeat(pa.scalar(1, pa.int64()), batch.num_rows)}))
     return names.facts(top)
 
 
@@ -217,7 +243,8 @@ class _Names:
         self._waiting.append(_grouped([rows]))
         self._rows += self._waiting[-1].num_rows
         known = 0 if self._counted is None else self._counted.num_rows
-        if self._rows > max(known, _BATCH_ROWS):  # so that each row is merged a few times only
+        held = sum(int(table.nbytes) for table in self._waiting)
+        if self._rows > max(known, _BATCH_ROWS) or held > MEMORY // 16:  # each row is merged a few times only
             self._merge()
 
     def _merge(self) -> None:
@@ -238,14 +265,16 @@ class _Names:
         return {
             "names": max(self._least, self._counted.num_rows),
             "names_complete": not self._least,
-            "top": _top_rows(self._counted, "rows", top),
+            "top": [
+                {"name": _name(name.split(_SEPARATOR)[1:]), "rows": rows}
+                for name, rows in zip(*_first(self._counted, "rows", top).to_pydict().values(), strict=True)
+            ],
         }
 
 
 def _grouped(tables: list[pa.Table]) -> pa.Table:
-    groups = pa.concat_tables(tables).group_by([*LABEL_COLUMNS], use_threads=False)
-    counted = groups.aggregate([("rows", "sum")])
-    return counted.select([*LABEL_COLUMNS, "rows_sum"]).rename_columns([*LABEL_COLUMNS, "rows"])
+    counted = pa.concat_tables(tables).group_by("name", use_threads=False).aggregate([("rows", "sum")])
+    return counted.select(["name", "rows_sum"]).rename_columns(["name", "rows"])
 
 
 __all__ = ["MEMORY", "MOST_NAMES", "inspect_parquet"]
