@@ -371,3 +371,30 @@ def test_no_renewal_of_the_tls_input_needs_a_restart(
         assert "input-tls-key-file" in out
         assert shown(authority) == second
         assert daemon.stop() == 0
+
+
+def test_a_debug_file_that_was_rotated_is_opened_anew(tmp_path: Path, frames: list[bytes]) -> None:
+    path = tmp_path / "frames.json"
+    settings = {"input_unix": tmp_path / "dnstap.sock", "debug_dnstap_filename": path}
+    with Daemon(tmp_path, **golden.LIST_SETTINGS, **settings) as daemon:
+        daemon.send(frames[:100])
+        daemon.rotate()
+        path.rename(tmp_path / "frames.json.1")
+        daemon.reload()
+        assert path.is_file()
+        daemon.send(frames[100:250])
+        daemon.rotate()
+        path.rename(tmp_path / "frames.json.2")
+        path.mkdir()
+        daemon.process.send_signal(signal.SIGHUP)
+        told = daemon.wait_for_log("reload failed, keeping the old state")
+        assert told["part"] == "debug_file"
+        assert told["reason"] == f"debug-dnstap-filename: {path}: Is a directory"
+        daemon.wait_for_log("reloaded in part")
+        daemon.send(frames[250:300])
+        path.rmdir()
+        assert daemon.stop() == 0
+    # What waited in memory when the file was renamed is in the new one.
+    counts = [len((tmp_path / f"frames.json.{k}").read_text().splitlines()) for k in (1, 2)]
+    assert sum(counts) == 300
+    assert counts[1] >= 200

@@ -95,7 +95,7 @@ class Daemon:
             self._start_sinks()
             self.budget = make_budget(self.config, self.engine, self.sinks)
             self.source = self._open_source(self.config, self.engine.intake, self._connections)
-            parts = reloadable(self.config, self.sinks, self.budget, self.source)
+            parts = reloadable(self.config, self.engine, self.sinks, self.budget, self.source)
             self.reloader = Reloader(self.engine, self._read_config, parts)
         except BaseException:
             self._abandon_start()

@@ -86,8 +86,12 @@ class Engine:
         self.event_queue = EventQueue(max(config.newqname_buffer, EVENT_FLOOR))
         self.event_taker: EventTaker = self.event_queue
         self.intake = _make_intake(config)
-        self.session_writer = SessionWriter(self.data.sessions, metrics, config.histogram_pending_bytes)
-        self.histogram_writer = HistogramWriter(self.data.outbox, metrics, config.histogram_pending_bytes)
+        self.session_writer = SessionWriter(
+            self.data.sessions, metrics, config.histogram_pending_bytes, unfinished=self.data.unfinished
+        )
+        self.histogram_writer = HistogramWriter(
+            self.data.outbox, metrics, config.histogram_pending_bytes, unfinished=self.data.unfinished
+        )
         self.cell = SnapshotCell(first, readers=config.workers)
         self._workers = self._make_workers(config.workers)
         self._stopped = threading.Event()
@@ -180,6 +184,19 @@ class Engine:
         line = frame_to_json(frame)
         if line is not None and self._debug_file is not None:
             self._debug_file.write(line)
+
+    def reopen_debug_file(self) -> bool:
+        """Go on in the debug file that has the name now; return False if there is none.
+
+        Raises
+        ------
+        OutputError
+            It cannot be opened; the old one stays in use.
+        """
+        if self._debug_file is None:
+            return False
+        self._debug_file.reopen()
+        return True
 
     # Lifecycle
 

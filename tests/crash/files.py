@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from crash.forks import Steps
 from edm.output.histogram_file import write_histogram
-from edm.output.paths import HISTOGRAM_PREFIX, SESSION_PREFIX, DataDirectory, publish
+from edm.output.paths import HISTOGRAM_PREFIX, SESSION_PREFIX, DataDirectory, Workshop, publish
 from edm.output.session_file import SessionFile
 from edm.stages.histogram.schema import SCHEMA
 from edm.tapir.upload.outbox import Outbox
@@ -27,15 +27,20 @@ def write_files(folder: Path, steps: Steps, *, first: int, count: int) -> None:
     data = DataDirectory(folder)
     data.clean()
     outbox = Outbox(data)
+    sessions = Workshop(data.sessions, SESSION_PREFIX, data.unfinished)
+    histograms = Workshop(data.outbox, HISTOGRAM_PREFIX, data.unfinished)
     for minute in range(first, first + count):
         start, stop = minute * MINUTE, (minute + 1) * MINUTE
-        file = SessionFile(data.sessions / f"{SESSION_PREFIX}{minute}.parquet.tmp", row_group_rows=10)
+        file = SessionFile(sessions.path(f"{SESSION_PREFIX}{minute}.parquet"), row_group_rows=10)
         for begin in range(0, ROWS, 10):
             numbers = pa.array(range(minute * ROWS + begin, minute * ROWS + begin + 10))
             file.write(pa.RecordBatch.from_arrays([numbers], ["number"]))
         metadata = {"minute": str(minute)}
         publish(partial(file.close, metadata=metadata), data.sessions, SESSION_PREFIX, start, stop)
-        write = partial(write_histogram, _histogram(minute), metadata=metadata)
+
+        def write(final: Path, minute: int = minute, metadata: dict[str, str] = metadata) -> int:
+            return write_histogram(_histogram(minute), final, metadata, histograms.path(final.name))
+
         publish(write, data.outbox, HISTOGRAM_PREFIX, start, stop)
         for waiting in outbox.scan():
             with (folder / UPLOADED).open("ab", buffering=0) as uploaded:

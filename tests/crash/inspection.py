@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from crash.traffic import FIRST_SECOND, I64Array
+from edm.output.paths import UNFINISHED
 from edm.tapir.events.chunks import Chunk
 from edm.tapir.events.queue_file import FILE_NAME
 
@@ -80,7 +81,7 @@ class Remains:
         self.sessions: list[Output] = []
         self.histograms: list[Output] = []
         self.leftovers: list[Path] = []
-        for folder in (SESSION_FOLDER, OUTBOX, SENT):
+        for folder in (SESSION_FOLDER, OUTBOX, SENT, Path(UNFINISHED)):
             for path in sorted((data / folder).glob("*")):
                 self._look(path, known)
 

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -353,6 +354,74 @@ def test_a_debug_file_is_appended_to_and_is_nobody_elses(tmp_path: Path) -> None
     assert path.read_text() == "before\nline\n"
     assert path.stat().st_mode & 0o777 == 0o640
     file.close()
+
+
+def test_a_debug_file_that_was_renamed_is_followed_by_a_new_one(tmp_path: Path) -> None:
+    path, old = tmp_path / "debug.json", tmp_path / "debug.json.1"
+    metrics = Metrics()
+    file = DebugFile(path, metrics)
+    file.write("first")
+    file.flush()
+    file.reopen()  # nothing has happened
+    file.write("second")
+    path.rename(old)
+    file.reopen()
+    file.write("third")
+    file.flush()
+    assert old.read_text() == "first\n"
+    assert path.read_text() == "second\nthird\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OutputError, match=r"debug-dnstap-filename: .*debug\.json: Is a directory"):
+        file.reopen()
+    path.rmdir()
+    file.write("fourth")
+    file.reopen()
+    file.close()
+    file.reopen()
+    assert path.read_text() == "fourth\n"
+    assert metrics.value("edm_debug_lines_lost_total") == 0
+
+
+def test_a_debug_file_loses_no_line_to_renaming_beside_writers(tmp_path: Path) -> None:
+    path = tmp_path / "debug.json"
+    file = DebugFile(path, Metrics())
+
+    def write(writer: int) -> None:
+        for number in range(3000):
+            file.write(f"{writer} {number} " + "x" * 500)
+
+    writers = [threading.Thread(target=write, args=(writer,)) for writer in range(3)]
+    for thread in writers:
+        thread.start()
+    turns = 0
+    while any(thread.is_alive() for thread in writers):
+        path.rename(tmp_path / f"debug.json.{turns}")
+        file.reopen()
+        turns += 1
+    file.close()
+    lines = [line.rsplit(" ", 1)[0] for part in tmp_path.iterdir() for line in part.read_text().splitlines()]
+    assert sorted(lines) == sorted(f"{writer} {number}" for writer in range(3) for number in range(3000))
+
+
+def test_a_line_that_was_begun_is_ended_before_a_new_debug_file(disk: SmallDisk, tmp_path: Path) -> None:
+    metrics = Metrics()
+    path = disk.folder / "debug.json"
+    file = DebugFile(path, metrics)
+    file.write("before")
+    file.flush()
+    disk.fill(PAGE)
+    file.write("y" * 3 * PAGE)
+    file.flush()
+    path.rename(disk.folder / "old")
+    disk.clear()
+    file.write("after")
+    file.reopen()
+    file.close()
+    assert (disk.folder / "old").read_text() == "before\n" + "y" * 3 * PAGE + "\n"
+    assert path.read_text() == "after\n"
+    assert metrics.value("edm_debug_lines_lost_total") == 0
 
 
 def test_a_debug_file_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_left_over_temporary_file_that_is_also_a_finished_file_is_not_truncate
 ) -> None:
     finished = path.with_name("finished.parquet")
     finished.write_bytes(b"finished")
-    os.link(finished, f"{path}.tmp")
+    os.link(finished, path.with_name(f".{path.name}.tmp"))
     write_histogram(golden, path, {})
     assert finished.read_bytes() == b"finished"
     assert set(names(path)) == {path.name, finished.name}

@@ -28,7 +28,7 @@ def test_every_missing_folder_is_made_with_the_mode(tmp_path: Path) -> None:
     data = DataDirectory(tmp_path / "there" / "new" / "data")
     made = [path for path in (tmp_path / "there").rglob("*") if path.is_dir()]
     assert data.outbox in made
-    assert len(made) == 6
+    assert len(made) == 7
     assert {mode(path) for path in made} == {0o750}
     assert mode(tmp_path / "there") == 0o755
 

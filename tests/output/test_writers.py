@@ -49,9 +49,9 @@ class Disk:
             self.check(path)
             return real_file(path)
 
-        def write(batches: object, path: Path, metadata: dict[str, str]) -> int:
+        def write(batches: object, path: Path, metadata: dict[str, str], temporary: Path) -> int:
             self.check(path)
-            return real_write(batches, path, metadata)  # type: ignore[arg-type]
+            return real_write(batches, path, metadata, temporary)  # type: ignore[arg-type]
 
         monkeypatch.setattr(session_writer, "SessionFile", open_file)
         monkeypatch.setattr(histogram_writer, "write_histogram", write)

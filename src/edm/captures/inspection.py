@@ -6,14 +6,11 @@ import os
 import threading
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from edm.captures.parquet import MOST_NAMES, inspect_parquet
 from edm.captures.reading import CaptureReader
 from edm.errors import EdmError, InputError
 from edm.input.blocks import Block, Intake
@@ -33,24 +30,16 @@ from edm.kernel.columns import (
     Columns,
 )
 from edm.observe.ledger import FATE_NAMES
-from edm.output.paths import HISTOGRAM_PREFIX, SESSION_PREFIX, SUFFIX
 from edm.stages.dns.name import new_memo
 from edm.stages.dns.walk import walk_messages
 from edm.stages.dnstap.decode import decode_frames
 from edm.stages.domains.table.hashing import HASH_KEY
 from edm.stages.domains.table.name_hashing import hash_names
-from edm.stages.histogram.schema import COUNTER_COLUMNS, LABEL_COLUMNS
-from edm.stages.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
-from edm.stages.names import split_name, wire_to_text
-from edm.stages.session.columns import SCHEMA as SESSION_SCHEMA
+from edm.stages.names import wire_to_text
 
 Facts: TypeAlias = dict[str, Any]
 
 _PARQUET_MAGIC = b"PAR1"
-_METADATA_PREFIX = b"edm."
-_QUERIES = COUNTER_COLUMNS[:6]
-"""The counters of which a response adds to exactly one, by class and type of its question."""
-
 _MESSAGE_TYPES = (
     *(
         "AUTH_QUERY",
@@ -88,7 +77,7 @@ def inspect(path: str, top: int = 10) -> Facts:
         The file cannot be read or is neither of these.
     """
     if path != "-" and _begins_with_magic(path):
-        return _inspect_parquet(path, top)
+        return inspect_parquet(path, top)
     with CaptureReader(path) as capture:
         return _Capture(capture).facts(top)
 
@@ -99,99 +88,6 @@ def _begins_with_magic(path: str) -> bool:
             return file.seekable() and file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-# Parquet
-
-
-def _inspect_parquet(path: str, top: int) -> Facts:
-    try:
-        # Not by its path, which need be no text, or may look like a URL to the library.
-        with Path(path).open("rb") as opened, pq.ParquetFile(opened) as file:
-            return _parquet_facts(file, path, top)
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _parquet_facts(file: pq.ParquetFile, path: str, top: int) -> Facts:
-    footer = file.metadata
-    columns = file.schema_arrow.names
-    kind = (
-        "histogram"
-        if columns == HISTOGRAM_SCHEMA.names
-        else "session"
-        if columns == SESSION_SCHEMA.names
-        else "parquet"
-    )
-    metadata = {
-        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
-        for key, value in (footer.metadata or {}).items()
-        if key.startswith(_METADATA_PREFIX)
-    }
-    facts: Facts = {
-        "file": path,
-        "kind": kind,
-        "bytes": Path(path).stat().st_size,
-        "rows": footer.num_rows,
-        "row_groups": footer.num_row_groups,
-        "compression": footer.row_group(0).column(0).compression if footer.num_row_groups else None,
-        "created_by": footer.created_by,
-        "interval": _interval(metadata, Path(path).name),
-        "metadata": metadata,
-    }
-    if kind == "histogram":
-        return facts | _histogram_facts(file, top)
-    if kind == "session":
-        return facts | _session_facts(file, top)
-    return facts | {"columns": columns}
-
-
-def _interval(metadata: dict[str, str], name: str) -> list[str] | None:
-    """Return start and stop: from the metadata, else (files of the Go daemon) from the name."""
-    if "edm.interval.start" in metadata and "edm.interval.stop" in metadata:
-        return [metadata["edm.interval.start"], metadata["edm.interval.stop"]]
-    for prefix in (HISTOGRAM_PREFIX, SESSION_PREFIX):
-        start, _, stop = name.removeprefix(prefix).removesuffix(SUFFIX).partition("_")
-        if name.startswith(prefix) and name.endswith(SUFFIX) and stop:
-            return [start, stop]
-    return None
-
-
-def _name(labels: list[str | None]) -> str:
-    known = [label for label in labels[:-1] if label is not None]
-    known += split_name(labels[-1]) if labels[-1] else []
-    return ".".join(reversed(known)) + "."
-
-
-def _top_rows(table: pa.Table, by: str, top: int) -> list[dict[str, Any]]:
-    order = pc.select_k_unstable(table, k=min(top, table.num_rows), sort_keys=[(by, "descending")])
-    rows: list[dict[str, Any]] = table.take(order).to_pylist()
-    return [{"name": _name([row.pop(label) for label in LABEL_COLUMNS]), **row} for row in rows]
-
-
-def _histogram_facts(file: pq.ParquetFile, top: int) -> Facts:
-    table = file.read([*LABEL_COLUMNS, *COUNTER_COLUMNS, "v4client_count", "v6client_count"])
-    responses = table[_QUERIES[0]]
-    for name in _QUERIES[1:]:
-        responses = pc.add(responses, table[name])
-    sums = {name: pc.sum(table[name]).as_py() or 0 for name in COUNTER_COLUMNS}
-    shown = table.select([*LABEL_COLUMNS, "nx_count", "v4client_count", "v6client_count"])
-    shown = shown.add_column(len(LABEL_COLUMNS), "responses", responses)
-    return {
-        "responses": pc.sum(responses).as_py() or 0,
-        "sums": sums,
-        "top": _top_rows(shown, "responses", top),
-    }
-
-
-def _session_facts(file: pq.ParquetFile, top: int) -> Facts:
-    labels = file.read([*LABEL_COLUMNS])
-    folded = pa.table({name: pc.ascii_lower(labels[name]) for name in LABEL_COLUMNS})
-    counted = folded.group_by([*LABEL_COLUMNS]).aggregate([([], "count_all")])
-    counted = counted.rename_columns([*counted.column_names[:-1], "rows"])
-    return {"names": counted.num_rows, "top": _top_rows(counted, "rows", top)}
 
 
 # Captures
@@ -211,6 +107,7 @@ class _Capture:
         self._fates: Counter[int] = Counter()
         self._rcodes: Counter[int] = Counter()
         self._names: dict[int, list[Any]] = {}
+        self._least = 0  # different names met at least, once some were forgotten
         self._times: list[int] = []
 
     def facts(self, top: int) -> Facts:
@@ -263,6 +160,10 @@ class _Capture:
                 self._names[key] = [count, wire]
             else:
                 seen[0] += count
+        if len(self._names) > MOST_NAMES:
+            self._least = max(self._least, len(self._names))
+            most = sorted(self._names.items(), key=lambda item: -item[1][0])
+            self._names = dict(most[: MOST_NAMES // 2])
 
     def _add_times(self, seconds: np.ndarray[Any, np.dtype[np.uint64]]) -> None:
         # Absent times are 0; what no calendar here can show is no time either.
@@ -288,7 +189,8 @@ class _Capture:
                 _RCODES.get(code, f"RCODE{code}"): count for code, count in self._rcodes.most_common()
             },
             "response_times": [_time(second) for second in self._times] or None,
-            "names": len(self._names),
+            "names": max(self._least, len(self._names)),
+            "names_complete": not self._least,
             "top": [{"name": wire_to_text(wire).lower(), "responses": count} for count, wire in most],
         }
 

@@ -88,6 +88,15 @@ def _line(label: str, value: object) -> str:
     return f"  {visible(label):<20}{visible(value)}"
 
 
+def _names_line(facts: dict[str, Any]) -> str:
+    rest = (
+        ""
+        if facts["names_complete"]
+        else " at least, too many to count each: what follows may occur more often"
+    )
+    return _line("names", f"{facts['names']:,}{rest}")
+
+
 def _counts(title: str, counts: Iterable[tuple[str, int]]) -> Iterator[str]:
     shown = [(name, count) for name, count in counts if count]
     if shown:
@@ -123,7 +132,7 @@ def _parquet_text(facts: dict[str, Any]) -> Iterator[str]:
         yield _line("responses", f"{facts['responses']:,}")
         yield from _table(facts["top"], ("responses", "nx_count", "v4client_count", "v6client_count"))
     else:
-        yield _line("names", f"{facts['names']:,}")
+        yield _names_line(facts)
         yield from _table(facts["top"], ("rows",))
 
 
@@ -156,5 +165,5 @@ def _capture_text(facts: dict[str, Any]) -> Iterator[str]:
     yield from _counts("message types", facts["types"].items())
     yield from _counts("fates", ((fate.replace("_", " "), count) for fate, count in facts["fates"].items()))
     yield from _counts("response codes", facts["rcodes"].items())
-    yield _line("names", f"{facts['names']:,}")
+    yield _names_line(facts)
     yield from _table(facts["top"], ("responses",))

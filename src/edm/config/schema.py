@@ -9,13 +9,13 @@ values, and the table in ``docs/configuration.md``. Rules that concern several k
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
 
 from edm.config.address import parse_address
+from edm.config.cpus import usable_cpus
 from edm.config.key import Key, Kind, Value
 from edm.config.values import parse_mode, parse_names, parse_owner
 from edm.files.reading import LIST_FILE_BYTES
@@ -43,6 +43,12 @@ _observe = partial(_key, group="Observation")
 
 _KIB = 1 << 10
 _MIB = 1 << 20
+
+
+@cache
+def _cpus() -> int:
+    # Once: the answer may change while a process runs, but not how many workers it has.
+    return usable_cpus()
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -169,7 +175,9 @@ class Settings:
         maximum=16 * _MIB,
     )
 
-    minimiser_workers: int = _work(1, "Number of worker threads; 0 is one for each CPU.", minimum=0)
+    minimiser_workers: int = _work(
+        1, "Number of worker threads; 0 is one for each CPU that system and control group allow.", minimum=0
+    )
     block_size: int = _work(
         _MIB,
         "Size of the buffers that connections are read into.",
@@ -261,7 +269,10 @@ class Settings:
     )
     mqtt_keepalive: int = _mqtt(30, "Keep-alive interval of the connection.", unit="seconds", kind="uint16")
     mqtt_sign_workers: int = _mqtt(
-        0, "Threads that sign new names; 0 is one for each CPU.", minimum=0, toml_only=True
+        0,
+        "Threads that sign new names; 0 is one for each CPU that system and control group allow.",
+        minimum=0,
+        toml_only=True,
     )
     mqtt_qos: int = _mqtt(
         0,
@@ -339,12 +350,12 @@ class Settings:
     @property
     def workers(self) -> int:
         """``minimiser-workers``, with 0 resolved to the number of usable CPUs."""
-        return self.minimiser_workers or len(os.sched_getaffinity(0))
+        return self.minimiser_workers or _cpus()
 
     @property
     def sign_workers(self) -> int:
         """``mqtt-sign-workers``, with 0 resolved to the number of usable CPUs."""
-        return self.mqtt_sign_workers or len(os.sched_getaffinity(0))
+        return self.mqtt_sign_workers or _cpus()
 
     @property
     def seen_store_entries(self) -> int:

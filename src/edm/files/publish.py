@@ -17,7 +17,7 @@ _MAGIC = b"PAR1"
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Rename ``temporary``, which is on disk already, to ``final`` in the same directory.
+    """Rename ``temporary``, which is on disk already, to ``final`` on the same file system.
 
     Raises
     ------

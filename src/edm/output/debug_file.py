@@ -45,14 +45,52 @@ class DebugFile:
         self._lines: list[bytes] = []
         self._bytes = 0
         self._rest = b""
+        self._path = path
+        self._fd = self._opened()
+
+    def _opened(self) -> int:
         try:
-            self._fd = _open(path)
-            mode = os.fstat(self._fd).st_mode
-            if stat.S_ISREG(mode) and mode & 0o007:
-                with suppress(PermissionError):  # somebody else's file: not ours to decide
-                    os.fchmod(self._fd, stat.S_IMODE(mode) & ~0o007)
+            descriptor = _open(self._path)
         except OSError as error:
-            raise OutputError(f"debug-dnstap-filename: {path}: {error.strerror}") from error
+            raise OutputError(f"debug-dnstap-filename: {self._path}: {error.strerror}") from error
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode) and mode & 0o007:
+            with suppress(OSError):  # somebody else's file: not ours to decide
+                os.fchmod(descriptor, stat.S_IMODE(mode) & ~0o007)
+        return descriptor
+
+    def reopen(self) -> None:
+        """Go on in the file that has the name now, if the one in use was renamed or removed.
+
+        No line is lost or split: what was begun is ended in the old file, what waits goes to the new one.
+
+        Raises
+        ------
+        OutputError
+            It cannot be opened; the old file stays in use.
+        """
+        with self._lock:
+            if self._fd < 0 or self._is_in_place():
+                return
+            new = self._opened()
+            lines, self._lines = self._lines, []
+            waiting, self._bytes = self._bytes, 0
+            self._write_out()
+            if self._rest:
+                self._rest = b""  # the old file keeps half a line: its disk does not take the other half
+                self._lose(1, "the disk is full, and the file was replaced")
+            os.close(self._fd)
+            self._fd, self._lines, self._bytes = new, lines, waiting
+
+    def _is_in_place(self) -> bool:
+        # A device need not be what it was opened as: /dev/stderr leads elsewhere by now, or cannot be opened again.
+        ours = os.fstat(self._fd)
+        if not stat.S_ISREG(ours.st_mode) or self._path.parent == Path("/dev"):
+            return True
+        try:
+            return os.path.samestat(ours, os.lstat(self._path))
+        except OSError:
+            return False
 
     def write(self, line: str) -> None:
         """Append a line, given without its end."""
@@ -90,10 +128,13 @@ class DebugFile:
             end = data.index(b"\n", done) + 1 if begun else done
             self._rest = data[done:end]
             lost = data.count(b"\n", end)
-            self._lost.inc(lost)
-            self._limited.error("debug file cannot be written", reason=error.strerror, count=lost)
+            self._lose(lost, error.strerror)
         else:
             self._rest = b""
+
+    def _lose(self, count: int, reason: str | None) -> None:
+        self._lost.inc(count)
+        self._limited.error("debug file cannot be written", reason=reason, count=count)
 
 
 def _open(path: Path) -> int:

@@ -26,11 +26,14 @@ _ENCODING = {column.name: "DELTA_LENGTH_BYTE_ARRAY" if column.is_bytes else "PLA
 
 
 def write_histogram(
-    rows: pa.Table | Iterable[pa.RecordBatch], path: str | os.PathLike[str], metadata: Mapping[str, str]
+    rows: pa.Table | Iterable[pa.RecordBatch],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str],
+    temporary: Path | None = None,
 ) -> int:
     """Write rows to a new Parquet file and return how many there were.
 
-    The file is written as ``path`` + ``.tmp``, synchronised to disk, and only then gets its name; a file that
+    The file is written as ``temporary``, synchronised to disk, and only then gets its name; a file that
     already has this name is never touched. Each record batch becomes a row group.
 
     Parameters
@@ -41,6 +44,9 @@ def write_histogram(
         In an existing directory.
     metadata : mapping of str to str
         Key-value metadata of the footer; read after the last batch was taken.
+    temporary : Path
+        The name while it is unfinished, on the same file system; by default that of ``path`` with a dot in front
+        and ``.tmp`` at the end.
 
     Raises
     ------
@@ -52,7 +58,7 @@ def write_histogram(
     final = Path(path)
     if os.path.lexists(final):
         raise FileExistsError(errno.EEXIST, "File exists", str(final))
-    temporary = final.with_name(final.name + ".tmp")
+    temporary = temporary or final.with_name(f".{final.name}.tmp")
     batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
     try:
         _create(temporary)

@@ -16,7 +16,7 @@ from edm.observe.faults import DEFECT, HISTOGRAM_ROWS
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.histogram_file import write_histogram
-from edm.output.paths import HISTOGRAM_PREFIX, TMP_SUFFIX, make_folder, publish, tidy
+from edm.output.paths import HISTOGRAM_PREFIX, Workshop, publish
 from edm.stages.domains.table.table import DomainTable
 from edm.stages.histogram.accumulators import Accumulators
 
@@ -59,12 +59,20 @@ class HistogramWriter:
     ----------
     folder : Path
         The outbox.
+    unfinished : Path
+        Where files lie until they are finished; ``folder`` by default.
     """
 
     def __init__(
-        self, folder: Path, metrics: Metrics, limit: int, on_written: Callable[[Path], None] | None = None
+        self,
+        folder: Path,
+        metrics: Metrics,
+        limit: int,
+        on_written: Callable[[Path], None] | None = None,
+        unfinished: Path | None = None,
     ) -> None:
         self._folder = folder
+        self._workshop = Workshop(folder, HISTOGRAM_PREFIX, unfinished)
         self._metrics = metrics
         self._limit = limit
         self.on_written = on_written
@@ -113,7 +121,7 @@ class HistogramWriter:
             self._wake.notify_all()
         self._thread.join(timeout)
         if self._untidy and not self._thread.is_alive():
-            tidy(self._folder)
+            self._workshop.tidy()
 
     def _run(self) -> None:
         while True:
@@ -153,13 +161,17 @@ class HistogramWriter:
         merged = retired.merge()
         if not merged.rows:
             return True
-        metadata = retired.metadata
+        temporary = None
+
+        def write(final: Path) -> None:
+            nonlocal temporary
+            temporary = self._workshop.path(final.name)
+            batches = merged.to_batches(retired.table.texts, retired.start_us)
+            write_histogram(batches, final, retired.metadata, temporary)
+
         try:
-            make_folder(self._folder)
             path = publish(
-                lambda final: write_histogram(
-                    merged.to_batches(retired.table.texts, retired.start_us), final, metadata
-                ),
+                write,
                 self._folder,
                 HISTOGRAM_PREFIX,
                 retired.start_us,
@@ -170,8 +182,8 @@ class HistogramWriter:
             self._metrics.file_written("histogram", False)
             self._limited.error("histogram cannot be written, it is kept and tried again", reason=str(error))
             return False
-        if self._untidy or path.with_name(path.name + TMP_SUFFIX).exists():
-            self._untidy = not tidy(self._folder)
+        if self._untidy or (temporary is not None and temporary.exists()):
+            self._untidy = not self._workshop.tidy()
         self.rows_written += merged.rows
         self._metrics.add(histogram_rows=merged.rows)
         self._metrics.file_written("histogram", True)

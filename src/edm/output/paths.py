@@ -19,6 +19,10 @@ SUFFIX = ".parquet"
 TMP_SUFFIX = ".tmp"
 FOLDER_MODE = 0o750
 
+UNFINISHED = "unfinished"
+"""Folder for files that are being written. Not every program that reads a folder of Parquet files skips names that
+begin with a dot, so unfinished files are kept out of the folders of the finished ones."""
+
 _SECOND_US = 1_000_000
 
 
@@ -44,7 +48,8 @@ class DataDirectory:
         self.refused = root / "parquet" / "histograms" / "refused"
         self.queue = root / "mqtt"
         self.seen_names = root / "seen-names"
-        for folder in (root, self.sessions, self.outbox):
+        self.unfinished = root / UNFINISHED
+        for folder in (root, self.sessions, self.outbox, self.unfinished):
             make_folder(folder)
         probe = root / f".write-test{TMP_SUFFIX}"
         try:
@@ -56,7 +61,7 @@ class DataDirectory:
     def clean(self) -> None:
         """Remove what a killed process left half-written; whole files are never touched."""
         log = structlog.get_logger()
-        for folder in (self.sessions, self.outbox):
+        for folder in (self.sessions, self.outbox, self.unfinished):
             for path in unfinished(folder):
                 try:
                     path.unlink(missing_ok=True)
@@ -68,23 +73,79 @@ class DataDirectory:
                     log.warning("removed an unfinished file of an earlier run", filename=str(path))
 
 
-def unfinished(folder: Path) -> list[Path]:
-    """Return the files in ``folder`` that are being written, or that somebody left half-written."""
-    return list(folder.glob(f"*{SUFFIX}{TMP_SUFFIX}"))
+def unfinished(folder: Path, prefix: str = "") -> list[Path]:
+    """Return the files in ``folder`` that are being written, or that somebody left half-written.
 
-
-def tidy(folder: Path, in_use: Collection[Path] = ()) -> bool:
-    """Remove unfinished files that are not in use; tell whether none is left.
-
-    To be called by the only writer in the folder, after it could not remove a file of its own: it would take
-    room until the next start.
+    Parameters
+    ----------
+    prefix : str
+        Only files whose final name would begin like this.
     """
-    with suppress(OSError):
-        for path in unfinished(folder):
-            if path not in in_use:
-                path.unlink(missing_ok=True)
+    names = (f"{prefix}*", f".{prefix}*") if prefix else ("*",)
+    return [path for name in names for path in folder.glob(f"{name}{SUFFIX}{TMP_SUFFIX}")]
+
+
+class Workshop:
+    """Where the unfinished files of one writer lie. The writer is the only one with this prefix.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the finished files go.
+    prefix : str
+        What their names begin with.
+    place : Path
+        The folder for unfinished files. If a file cannot be renamed from there into ``folder``, which may lie on
+        another file system, ``folder`` itself is used.
+    """
+
+    def __init__(self, folder: Path, prefix: str, place: Path | None = None) -> None:
+        self.folder = folder
+        self._prefix = prefix
+        self._place = place or folder
+
+    def path(self, name: str) -> Path:
+        """Return where to write what will be called ``name`` when it is finished; folders are made.
+
+        Raises
+        ------
+        OutputError
+            A folder cannot be made.
+        """
+        make_folder(self.folder)
+        hidden = f".{name}{TMP_SUFFIX}"
+        if self._place != self.folder:
+            make_folder(self._place)
+            if self._leads_to_folder():
+                return self._place / hidden
+        return self.folder / hidden
+
+    def tidy(self, in_use: Collection[Path] = ()) -> bool:
+        """Remove unfinished files that are not in use; tell whether none is left.
+
+        To be called after the writer could not remove a file of its own: it would take room until the next start.
+        """
+        with suppress(OSError):
+            for folder in {self.folder, self._place}:
+                for path in unfinished(folder, self._prefix):
+                    if path not in in_use:
+                        path.unlink(missing_ok=True)
+            return True
+        return False
+
+    def _leads_to_folder(self) -> bool:
+        # Comparing the file systems is not enough: a bind mount has the same one, and nothing is renamed into it.
+        name = f".{self._prefix}write-test{SUFFIX}{TMP_SUFFIX}"
+        here, there = self._place / name, self.folder / name
+        try:
+            os.close(make_new(here, 0o600))
+            here.rename(there)
+            there.unlink()
+        except OSError:
+            with suppress(OSError):
+                here.unlink(missing_ok=True)
+            return False
         return True
-    return False
 
 
 def make_folder(folder: Path) -> None:

@@ -90,7 +90,7 @@ class SessionFile:
 
     Parameters
     ----------
-    temporary : the name while it is unfinished, in the directory where it will stay; an old file of this name
+    temporary : the name while it is unfinished, on the file system where it will stay; an old file of this name
         is removed
     row_group_rows : rows of a row group
 

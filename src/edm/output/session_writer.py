@@ -18,7 +18,7 @@ from edm.errors import OutputError
 from edm.observe.faults import DEFECT, SESSION_ROWS
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
-from edm.output.paths import SESSION_PREFIX, SUFFIX, TMP_SUFFIX, file_time, make_folder, publish, tidy
+from edm.output.paths import SESSION_PREFIX, SUFFIX, Workshop, file_time, publish
 from edm.output.session_file import SessionFile
 
 QUEUE_BATCHES = 4
@@ -37,12 +37,18 @@ class _Open:
     """The file of one interval, and what could not be written to it so far."""
 
     start_us: int
-    tmp: Path
+    name: str
+    tmp: Path | None = None
     file: SessionFile | None = None
     held: list[pa.RecordBatch] = field(default_factory=list)
     lost: int = 0
     stop_us: int = 0
     metadata: dict[str, str] | None = None
+
+    @property
+    def left_over(self) -> bool:
+        """Whether the file is still there under its name while it was unfinished."""
+        return self.tmp is not None and self.tmp.exists()
 
     @property
     def waiting_bytes(self) -> int:
@@ -67,6 +73,8 @@ class SessionWriter:
         Bytes of rows held while writing fails.
     on_written : callable
         Called with the path of each finished file.
+    unfinished : Path
+        Where files lie until they are finished; ``folder`` by default.
 
     Attributes
     ----------
@@ -75,9 +83,15 @@ class SessionWriter:
     """
 
     def __init__(
-        self, folder: Path, metrics: Metrics, limit: int, on_written: Callable[[Path], None] | None = None
+        self,
+        folder: Path,
+        metrics: Metrics,
+        limit: int,
+        on_written: Callable[[Path], None] | None = None,
+        unfinished: Path | None = None,
     ) -> None:
         self._folder = folder
+        self._workshop = Workshop(folder, SESSION_PREFIX, unfinished)
         self._metrics = metrics
         self._limit = limit
         self.on_written = on_written
@@ -193,8 +207,8 @@ class SessionWriter:
 
     def _open(self, serial: int, start_us: int) -> _Open:
         if serial not in self._intervals:
-            name = f"{SESSION_PREFIX}{file_time(start_us)}-{serial}{SUFFIX}{TMP_SUFFIX}"
-            self._intervals[serial] = _Open(start_us, self._folder / name)
+            name = f"{SESSION_PREFIX}{file_time(start_us)}-{serial}{SUFFIX}"
+            self._intervals[serial] = _Open(start_us, name)
         return self._intervals[serial]
 
     def _rows(self, serial: int, start_us: int, batch: pa.RecordBatch) -> None:
@@ -237,7 +251,7 @@ class SessionWriter:
             rows += interval.file.rows
             interval.file.abort()
             interval.file = None
-            self._untidy = self._untidy or interval.tmp.exists()
+            self._untidy = self._untidy or interval.left_over
         interval.lost += rows
         self._shed(rows, reason)
 
@@ -260,12 +274,12 @@ class SessionWriter:
 
     def _tidy(self) -> None:
         if self._untidy:
-            in_use = [interval.tmp for interval in self._intervals.values() if interval.file is not None]
-            self._untidy = not tidy(self._folder, in_use)
+            in_use = [i.file.temporary for i in self._intervals.values() if i.file is not None]
+            self._untidy = not self._workshop.tidy(in_use)
 
     def _flush(self, interval: _Open) -> None:
         if interval.file is None and interval.held:
-            make_folder(self._folder)
+            interval.tmp = self._workshop.path(interval.name)
             interval.file = SessionFile(interval.tmp)
         while interval.held and interval.file is not None:
             interval.file.write(interval.held[0])
@@ -282,7 +296,7 @@ class SessionWriter:
             interval.stop_us,
         )
         interval.file = None
-        self._untidy = self._untidy or interval.tmp.exists()
+        self._untidy = self._untidy or interval.left_over
         self.rows_written += file.rows
         self._metrics.add(session_rows_written=file.rows)
         self._metrics.file_written("session", True)

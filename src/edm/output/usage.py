@@ -29,9 +29,14 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.ASCII | re.DOTALL)
 
 
-_HISTOGRAM = _pattern(rf"{HISTOGRAM_PREFIX}{_TIME}_{_TIME}(?:~\d+)?{re.escape(SUFFIX)}(?:{_UNFINISHED})?")
+# Unfinished files of earlier versions have no dot in front.
+_HISTOGRAM = _pattern(
+    rf"{HISTOGRAM_PREFIX}{_TIME}_{_TIME}(?:~\d+)?{re.escape(SUFFIX)}"
+    rf"|\.?{HISTOGRAM_PREFIX}{_TIME}_{_TIME}{re.escape(SUFFIX)}{_UNFINISHED}"
+)
 _SESSION = _pattern(
-    rf"{SESSION_PREFIX}{_TIME}(?:_{_TIME}{re.escape(SUFFIX)}|-\d+{re.escape(SUFFIX)}{_UNFINISHED})"
+    rf"{SESSION_PREFIX}{_TIME}_{_TIME}{re.escape(SUFFIX)}"
+    rf"|\.?{SESSION_PREFIX}{_TIME}-\d+{re.escape(SUFFIX)}{_UNFINISHED}"
 )
 _QUEUE = _pattern(r"queue\.sqlite3(?:-wal|-shm)?")
 _QUEUE_DAMAGED = _pattern(r"queue\.sqlite3\.corrupt-\d+(?:-wal|-shm)?")
@@ -120,6 +125,8 @@ class Disk:
             ("damaged", data.queue, _QUEUE_DAMAGED),
             ("seen", data.seen_names, _SEEN),
             ("damaged", data.seen_names, _SEEN_DAMAGED),
+            ("session", data.unfinished, _SESSION),
+            ("outbox", data.unfinished, _HISTOGRAM),
         )
         self._remembered = [_Folder() for _ in self._places]
 
@@ -134,7 +141,8 @@ class Disk:
         usage = Usage()
         for (kind, folder, pattern), known in zip(self._places, self._remembered, strict=True):
             place = _nearest(folder)
-            usage.devices[kind] = device = place.stat().st_dev
+            device = place.stat().st_dev
+            usage.devices.setdefault(kind, device)
             if device not in usage.free:
                 room = os.statvfs(place)
                 usage.free[device] = room.f_bavail * room.f_frsize

@@ -37,7 +37,7 @@ def make_budget(config: Config, engine: Engine, sinks: Sinks) -> DiskBudget:
 
 
 def reloadable(
-    config: Config, sinks: Sinks, budget: DiskBudget, source: Source
+    config: Config, engine: Engine, sinks: Sinks, budget: DiskBudget, source: Source
 ) -> dict[str, Callable[[Config], bool | None]]:
     """Return what takes over a new configuration besides the engine, by name of the part, in order."""
     parts: dict[str, Callable[[Config], bool | None]] = {
@@ -46,6 +46,9 @@ def reloadable(
     parts |= {sink.part: sink.reload for sink in sinks.in_order()}
     if config.input_tls:
         parts["input_tls_certificate"] = source.reload
+    if config.debug_dnstap_filename:
+        # The name is that of the start: another one needs a restart.
+        parts["debug_file"] = lambda _: engine.reopen_debug_file()
     return parts
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 
 import structlog
 
+from edm.config.cpus import usable_cpus
 from edm.kernel.cache import store
 from edm.kernel.jit import JIT_DISABLED
 from edm.startup.sample import KernelError, run_sample, sample_frame
@@ -71,7 +71,7 @@ def _warn(log: structlog.stdlib.BoundLogger) -> None:
 
 
 def _start_precompiling() -> subprocess.Popen[bytes] | None:
-    if len(os.sched_getaffinity(0)) < 2:
+    if usable_cpus() < 2:
         return None
     try:
         return subprocess.Popen(
