@@ -14,11 +14,32 @@ log=
 programs_of() {
 	case $1 in
 	fstrm-bin) echo fstrm_capture fstrm_replay ;;
+	bind9) echo named ;;
+	knot) echo knotd ;;
+	knot-resolver) echo kresd ;;
+	pdns-recursor) echo pdns_recursor ;;
 	*) echo "$1" ;;
 	esac
 }
 
+services_of() {
+	case $1 in
+	fstrm-bin | dnsperf | knot-module-dnstap) ;;
+	bind9) echo named.service ;;
+	knot-resolver) echo kresd.target kres-cache-gc.service ;;
+	*) echo "$1.service" ;;
+	esac
+}
+
 is_there() {
+	# A module of Knot DNS has no program.
+	case $1 in knot-module-*)
+		for file in /usr/lib/*/knot/modules-*/"${1#knot-module-}".so; do
+			[ ! -e "$file" ] || return 0
+		done
+		return 1
+		;;
+	esac
 	for program in $(programs_of "$1"); do
 		command -v "$program" >/dev/null 2>&1 || return 1
 	done
@@ -59,8 +80,9 @@ disable_services() {
 	now=
 	[ ! -d /run/systemd/system ] || now=--now
 	for package in "$@"; do
-		[ "$package" = fstrm-bin ] || [ "$package" = dnsperf ] ||
-			systemctl --quiet $now disable "$package.service" >/dev/null 2>&1 || :
+		for service in $(services_of "$package"); do
+			systemctl --quiet $now disable "$service" >/dev/null 2>&1 || :
+		done
 	done
 }
 

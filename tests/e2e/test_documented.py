@@ -1,0 +1,181 @@
+"""Documented: each DNS server runs with the snippet of docs/operations.md as it stands, and nothing is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dns.message
+import dns.query
+import dns.rdatatype
+import dns.zone
+import pyarrow.parquet as pq
+import pytest
+
+from support import documented
+from support.daemon import SESSIONS, Daemon, running
+from support.documented import ZONE, Documented, questions
+from support.pki import Authority
+from support.processes import free_port, listening, wait_until
+from support.servers import finish_dnsperf, start_dnsperf
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("resolver_tools")]
+
+BURST = 16_000
+CALM = 1_000  # questions a second, where the server has no setting for its queue
+PROCESSED = "edm_processed_dnstap_total"
+
+ALONE: dict[str, type[Documented]] = {
+    kind.title: kind
+    for kind in (
+        documented.Unbound,
+        documented.Bind,
+        documented.Knot,
+        documented.KnotResolver,
+        documented.Nsd,
+    )
+}
+BEFORE: dict[str, Callable[[Path, Path, int], Documented]] = {
+    kind.title: kind for kind in (documented.Dnsdist, documented.Recursor)
+}
+"""Servers that ask another one."""
+SERVERS = [*ALONE, *BEFORE]
+AUTHORITIES = ["BIND", "Knot DNS", "NSD"]
+
+
+@contextlib.contextmanager
+def serving(title: str, folder: Path, socket: Path) -> Iterator[Documented]:
+    """Run the server that the page calls ``title``."""
+    if title in ALONE:
+        with ALONE[title](folder, socket) as server:
+            yield server
+        return
+    with (
+        documented.Unbound(folder / "behind", socket, dnstap=False) as behind,
+        BEFORE[title](folder / "front", socket, behind.port) as server,
+    ):
+        yield server
+
+
+def ask(server: Documented, folder: Path, count: int, prefix: str, rate: int = 0) -> None:
+    """Ask for ``count`` names that no other call with another ``prefix`` asks for."""
+    file = questions(folder / prefix, count, prefix)
+    answers = finish_dnsperf(start_dnsperf(file, server.port, rate=rate))
+    assert answers.rcodes == {"NOERROR": count}
+
+
+def until_it_sends(server: Documented, daemon: Daemon, folder: Path, prefix: str) -> int:
+    """Ask again and again until a frame comes; return how many questions that took."""
+    number = itertools.count(1)
+    asked = 0
+
+    def comes() -> bool:
+        nonlocal asked
+        ask(server, folder, 10, f"{prefix}{next(number)}")
+        asked += 10
+        return daemon.metric(PROCESSED) > 0
+
+    wait_until(comes, f"{server.title} sends dnstap")
+    return asked
+
+
+def test_every_snippet_is_tried() -> None:
+    assert sorted(documented.titles()) == sorted(SERVERS)
+
+
+@pytest.mark.parametrize("title", SERVERS)
+def test_every_answer_comes(title: str, tmp_path: Path, sockets: Path, lists: dict[str, Any]) -> None:
+    """A burst where the page sets the server's queue or the server has room, a steady flow elsewhere."""
+    calm = title in ("Knot DNS", "Knot Resolver", "NSD")
+    count = 3 * CALM if calm else BURST
+    with running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon:
+        with serving(title, tmp_path / "server", sockets / "s") as server:
+            daemon.wait_for_metric("edm_open_connections", 1)
+            ask(server, tmp_path, count, "host", CALM if calm else 0)
+            daemon.wait_for_metric("edm_frames_total", count, fate="session")
+        others = daemon.metric("edm_frames_total", fate="query") if title == "Knot Resolver" else 0
+        assert daemon.metric(PROCESSED) == count + others
+
+
+@pytest.mark.parametrize("title", SERVERS)
+def test_it_comes_back_after_a_restart_of_the_daemon(
+    title: str, tmp_path: Path, sockets: Path, lists: dict[str, Any]
+) -> None:
+    with (
+        running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon,
+        serving(title, tmp_path / "server", sockets / "s") as server,
+    ):
+        daemon.wait_for_metric("edm_open_connections", 1)
+        until_it_sends(server, daemon, tmp_path, "before")
+        assert daemon.stop() == 0
+        ask(server, tmp_path, 10, "meanwhile")
+        daemon.start()
+        asked = until_it_sends(server, daemon, tmp_path, "after")
+        if title == "unbound":
+            daemon.wait_for_metric(PROCESSED, asked + 10)
+
+
+@pytest.mark.parametrize("title", [title for title in SERVERS if title != "Knot Resolver"])
+def test_it_may_start_before_the_daemon(
+    title: str, tmp_path: Path, sockets: Path, lists: dict[str, Any]
+) -> None:
+    with serving(title, tmp_path / "server", sockets / "s") as server:
+        ask(server, tmp_path, 10, "before")
+        with running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon:
+            until_it_sends(server, daemon, tmp_path, "after")
+
+
+def test_knot_resolver_does_not_send_if_it_starts_first(
+    tmp_path: Path, sockets: Path, lists: dict[str, Any]
+) -> None:
+    """The page says so; a version that does send makes the sentence wrong."""
+    with serving("Knot Resolver", tmp_path / "server", sockets / "s") as server:
+        ask(server, tmp_path, 10, "before")
+        with running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon:
+            ask(server, tmp_path, 6 * CALM, "after", CALM)
+            assert daemon.metric(PROCESSED) == 0
+
+
+@pytest.mark.parametrize("title", AUTHORITIES)
+def test_zone_transfers_become_session_rows(
+    title: str, tmp_path: Path, sockets: Path, lists: dict[str, Any]
+) -> None:
+    with running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon:
+        with serving(title, tmp_path / "server", sockets / "s") as server:
+            daemon.wait_for_metric("edm_open_connections", 1)
+            transferred = dns.zone.from_xfr(
+                dns.query.xfr("127.0.0.1", ZONE, port=server.port, lifetime=20, relativize=False),
+                relativize=False,
+            )
+            assert len(transferred.nodes) == 3
+            wait_until(lambda: daemon.metric("edm_frames_total", fate="session") > 0, "a row of the transfer")
+        daemon.rotate()
+        rows = [row for path in daemon.files(SESSIONS) for row in pq.read_table(path).to_pylist()]
+    messages = [dns.message.from_wire(row["response_message"]) for row in rows]
+    assert {message.question[0].rdtype for message in messages} == {dns.rdatatype.AXFR}
+
+
+@pytest.mark.parametrize("title", ["unbound", "BIND", "NSD"])
+def test_dns_over_tls_arrives_as_tcp(
+    title: str, tmp_path: Path, sockets: Path, lists: dict[str, Any]
+) -> None:
+    certificate = Authority(tmp_path / "pki").server("server", ["dns.test"])
+    port = free_port()
+    with running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon:
+        with ALONE[title](tmp_path / "server", sockets / "s").with_tls(
+            port, certificate.cert, certificate.key
+        ):
+            wait_until(lambda: listening(port), "the server takes DNS over TLS")
+            daemon.wait_for_metric("edm_open_connections", 1)
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            query = dns.message.make_query(f"secret.{ZONE}.", "A")
+            dns.query.tls(query, "127.0.0.1", 20, port=port, ssl_context=context)
+            daemon.wait_for_metric("edm_frames_total", 1, fate="session")
+        daemon.rotate()
+        rows = [row for path in daemon.files(SESSIONS) for row in pq.read_table(path).to_pylist()]
+    assert [row["dns_protocol"] for row in rows] == [2]
