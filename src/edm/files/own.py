@@ -47,7 +47,9 @@ def shared_reason(folder: Path | str) -> str | None:
     All folders on the way to it are looked at, as far as they are there. One that every user can write to is in order
     only if it is sticky and belongs to root or to who runs this.
     """
-    path = Path(folder).resolve()
+    path = Path(
+        os.path.realpath(folder)
+    )  # of links in a circle the way to them: whoever uses them will say so
     for part in (path, *path.parents):
         try:
             found = part.stat()
