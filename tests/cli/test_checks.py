@@ -50,6 +50,13 @@ class World:
             self.settings[f"{service}_client_key_file"] = folder / "client-key.pem"
             self.settings[f"{service}_client_cert_file"] = folder / "client.pem"
 
+    def link(self, name: str, target: str) -> Path:
+        """Make a link."""
+        self.write("elsewhere", "")
+        path = self.folder / name
+        path.symlink_to(target)
+        return path
+
     def config(self, **changes: object) -> Config:
         (self.folder / "edm.toml").write_text(to_toml({**self.settings, **changes}))
         (self.folder / "edm.toml").chmod(0o600)
@@ -104,6 +111,9 @@ REFUSED: dict[str, Callable[[World], dict[str, object]]] = {
     )[1],
     "debug file in no folder": lambda w: {"debug_dnstap_filename": w.folder / "no/debug"},
     "debug file that is a folder": lambda w: {"debug_dnstap_filename": w.folder},
+    "debug file that is a link": lambda w: {"debug_dnstap_filename": w.link("debug", "elsewhere")},
+    "debug file that is a link to nothing": lambda w: {"debug_dnstap_filename": w.link("debug", "nothing")},
+    "data directory that is a link to itself": lambda w: {"data_dir": w.link("circle", "circle")},
     "debug file below a file": lambda w: {"debug_dnstap_filename": w.write("file", "") / "debug"},
     "socket in no folder": lambda w: {"input_unix": w.folder / "no/s"},
     "socket below a file": lambda w: {"input_unix": w.write("file", "") / "s"},

@@ -43,6 +43,7 @@ def test_names_that_are_ours(host: str) -> None:
     [
         "evil.example", "evil.example:2112", "localhost.evil.example", "127.0.0.1.evil.example", "xlocalhost", "x",
         "1.2.3", "[evil.example]", "user@localhost", ":2112", "a b", "metrics.example.net.evil.example",
+        "127.0.0.1%.evil.example",
     ],
 )  # fmt: skip
 def test_names_that_are_not_ours(host: str) -> None:

@@ -108,3 +108,44 @@ def test_what_the_thread_did_for_others_keeps_nobody_out(monkeypatch: pytest.Mon
         world.ask(app, 0.003)
         world.now += 0.1
     assert max(world.slept) <= turns.LONGEST
+
+
+def test_one_peer_does_not_hold_up_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many requests of one peer as it has connections, each as dear as a scrape, and one of Prometheus behind."""
+    order: list[str] = []
+
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        order.append(scope["client"][0])
+
+    async def ask_all() -> None:
+        turns = Turns(app)
+        async with turns._queue.turn("198.51.100.1"):
+            tasks = [
+                asyncio.create_task(turns({**SCOPE, "client": (host, 1)}, None, None))  # type: ignore[arg-type]
+                for host in ["192.0.2.1"] * 32 + ["192.0.2.2"]
+            ]
+            await asyncio.sleep(0)
+            tasks[0].cancel()  # a connection that is gone
+        await asyncio.wait(tasks)
+
+    asyncio.run(ask_all())
+    assert order.index("192.0.2.2") <= 1
+    assert len(order) == 32
+
+
+def test_a_turn_goes_on_if_who_was_called_has_gone() -> None:
+    async def run() -> None:
+        queue = turns._Queue()
+
+        async def take() -> None:
+            async with queue.turn("192.0.2.1"):
+                pass
+
+        async with queue.turn("192.0.2.1"):
+            first, second = asyncio.create_task(take()), asyncio.create_task(take())
+            await asyncio.sleep(0)
+        first.cancel()  # called, and not yet awake
+        await asyncio.wait_for(second, 5)
+        await asyncio.wait_for(take(), 5)
+
+    asyncio.run(run())

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from edm.errors import EdmError, OutputError
 from edm.observe.metrics import Metrics
-from edm.output import session_file, usage
+from edm.output import debug_file, session_file, usage
 from edm.output.budget import DiskBudget, Limits
 from edm.output.debug_file import DebugFile
 from edm.output.histogram_file import write_histogram
@@ -528,3 +528,35 @@ def test_a_budget_that_is_checked_in_its_thread(disk: SmallDisk, monkeypatch: py
             wait_until(lambda: not list(data.sessions.iterdir()), "the file is removed")
     finally:
         budget.stop(10)
+
+
+def test_a_debug_pipe_that_nobody_reads_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match=r"debug-dnstap-filename: .*/pipe: No such device or address"):
+        DebugFile(tmp_path / "pipe", Metrics())
+
+
+def test_a_debug_pipe_whose_reader_rests_costs_lines_and_not_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debug_file, "PATIENCE", 0.01)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    metrics = Metrics()
+    file = DebugFile(tmp_path / "pipe", metrics)
+    lines = [f"{i:03}" + "x" * 1000 for i in range(500)]
+    for line in lines[:400]:
+        file.write(line)
+    file.flush()
+    text = os.read(reader, 1 << 20)
+    for line in lines[400:450]:
+        file.write(line)
+    file.close()
+    text += os.read(reader, 1 << 20)
+    os.close(reader)
+    found = text.decode().splitlines()
+    lost = metrics.value("edm_debug_lines_lost_total")
+    assert lost > 0
+    assert len(found) + lost == 450
+    assert set(found) <= set(lines)  # whole lines
+    assert found[-50:] == lines[400:450]

@@ -85,6 +85,11 @@ def test_a_folder_on_the_way_or_below_counts_as_well(site: Path) -> None:
     assert shared_reason(site / "run" / "deep" / "not-yet") == f"every user can write to {site / 'run'}"
 
 
+def test_links_in_a_circle_are_for_who_uses_them(site: Path) -> None:
+    (site / "circle").symlink_to("circle")
+    assert shared_reason(site / "circle" / "below") is None
+
+
 def test_a_sticky_folder_of_ones_own_is_in_order(site: Path) -> None:
     (site / "data").chmod(0o1777)
     assert list(shared_folders(config(site))) == []

@@ -18,6 +18,7 @@ from edm.config import KEYS, Config
 from edm.config.address import bind, parse_address, reason_of
 from edm.config.values import parse_owner
 from edm.errors import EdmError, KeyFileError
+from edm.files.own import open_own
 from edm.input.unix_socket import UNIX_PATH_MAX
 from edm.startup.safety import shared_folders
 
@@ -81,14 +82,21 @@ def debug_file_can_be_written(cfg: Config) -> Iterator[str]:
     try:
         if path.is_dir():
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        there = path.exists()
+        there = os.path.lexists(path)
         if not there:
             path.parent.stat()  # tells why it is not there
             if not path.parent.is_dir():
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        allowed = os.access(path, os.W_OK) if there else os.access(path.parent, os.W_OK | os.X_OK)
+        allowed = (
+            path.is_symlink() or os.access(path, os.W_OK)
+            if there
+            else os.access(path.parent, os.W_OK | os.X_OK)
+        )
         if not allowed:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        # Of a pipe that would be an end to who reads it.
+        if there and path.parent != Path("/dev") and not path.is_fifo():
+            os.close(open_own(path, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as error:
         yield f"debug-dnstap-filename: {path}: {error.strerror}"
 

@@ -47,7 +47,9 @@ def shared_reason(folder: Path | str) -> str | None:
     All folders above it are checked too, as far as they exist. A folder that every user can write to is allowed only if
     it is sticky and belongs to root or to the user of this process.
     """
-    path = Path(folder).resolve()
+    path = Path(
+        os.path.realpath(folder)
+    )  # of links in a circle the way to them: whoever uses them will say so
     for part in (path, *path.parents):
         try:
             found = part.stat()

@@ -28,11 +28,12 @@ def host_of(header: str) -> str:
 
 def is_address(host: str) -> bool:
     """Tell whether ``host`` is an IP address: no name that somebody could have lead here."""
+    address, zone, _ = host.partition("%")
     try:
-        ipaddress.ip_address(host.partition("%")[0])
+        # Only IPv6 has zones.
+        return ipaddress.ip_address(address).version == 6 or not zone
     except ValueError:
         return False
-    return True
 
 
 class Origins:

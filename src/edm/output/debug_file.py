@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 import threading
 from contextlib import suppress
@@ -17,13 +18,15 @@ from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 
 BUFFER_BYTES = 64 * 1024
+PATIENCE = 1.0
+"""Seconds that the reader of a pipe may rest before lines are lost, so that it cannot hold up input or a stop."""
 
 
 class DebugFile:
     """A text file that is appended to in whole lines. Any thread may use it.
 
     What a full disk does not take is lost and counted; but a line that has been begun is ended before anything
-    else is written. Who writes waits for the disk.
+    else is written. Who writes waits for the disk, and for who reads a pipe no longer than :data:`PATIENCE`.
 
     Parameters
     ----------
@@ -45,6 +48,7 @@ class DebugFile:
         self._lines: list[bytes] = []
         self._bytes = 0
         self._rest = b""
+        self._stuck = False
         self._path = path
         self._fd = self._opened()
 
@@ -121,6 +125,7 @@ class DebugFile:
         done = 0
         try:
             while done < len(data):
+                self._wait_for_reader()
                 done += os.write(self._fd, data[done:])
         except OSError as error:
             # Of a line of which the file has a part the rest is kept; the lines behind it are lost.
@@ -136,9 +141,18 @@ class DebugFile:
         self._lost.inc(count)
         self._limited.error("debug file cannot be written", reason=reason, count=count)
 
+    def _wait_for_reader(self) -> None:
+        waiting = select.poll()
+        waiting.register(self._fd, select.POLLOUT)
+        # Who has let us wait in vain is not waited for again before it goes on.
+        self._stuck = not waiting.poll(0 if self._stuck else PATIENCE * 1000)
+        if self._stuck:
+            raise OSError(errno.EAGAIN, "who reads it does not go on")
+
 
 def _open(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    # Without waiting: of a named pipe that nobody reads, that is an error.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
     if path.parent == Path("/dev"):  # /dev/stderr is a link
         return os.open(path, flags | os.O_CLOEXEC, 0o600)
     descriptor = open_own(path, flags)
