@@ -106,6 +106,9 @@ REFUSED: dict[str, Callable[[World], dict[str, object]]] = {
     "data with a file in the way": lambda w: (
         (w.folder / "data").mkdir(), {"data_dir": w.write("data/parquet", "").parent}
     )[1],
+    "unfinished files' folder that is a file": lambda w: (
+        (w.folder / "data").mkdir(), {"data_dir": w.write("data/unfinished", "").parent}
+    )[1],
     "seen names that are a file": lambda w: (
         (w.folder / "data").mkdir(), {"data_dir": w.write("data/seen-names", "").parent}
     )[1],

@@ -7,15 +7,18 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
 
+from edm.output import budget
 from edm.output.budget import (
     CANNOT_BE_KEPT,
     Limits,
 )
 from edm.output.paths import DataDirectory
-from edm.output.usage import KINDS, Disk
+from edm.output.usage import KINDS, Disk, StoredFile
 from edm.stages.new_qname.seen.store import SeenStore
 from edm.tapir.events.backlog import Backlog
 from edm.tapir.events.chunks import chunks_of
@@ -201,3 +204,16 @@ def test_seen_names_stay_known_while_they_give_way(world: World) -> None:
         assert store.unsaved == 0
     with SeenStore.open(folder, limit_entries=300, sync=False, first_slots=64) as store:
         assert not any(insert(store, names(300, 550)))
+
+
+def test_rows_are_counted_whatever_the_path(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    whole, damaged = folder / "whole.parquet", folder / "damaged.parquet"
+    with whole.open("wb") as file:
+        pq.write_table(pa.table({"colname": [1, 2, 3]}), file, store_schema=False)
+    damaged.write_bytes(whole.read_bytes().replace(b"PAR1", b"\xff\xfe\xfd\xfc"))
+    assert [budget._rows_in(StoredFile(path, 1, 1, False)) for path in (whole, damaged)] == [3, 0]

@@ -175,3 +175,14 @@ def test_no_umask_makes_files_readable_for_everybody(
         os.umask(before)
     assert path.stat().st_mode & 0o777 == mode
     assert path.stat().st_nlink == 1
+
+
+def test_a_folder_whose_name_is_not_utf_8(golden: pa.Table, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"s3:\xff")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    write_histogram(golden, folder / "x.parquet", {})
+    with (folder / "x.parquet").open("rb") as file:
+        assert pq.read_table(file).num_rows == golden.num_rows

@@ -51,7 +51,7 @@ def lists_are_valid(cfg: Config) -> Iterator[str]:
 def data_directory_is_usable(cfg: Config) -> Iterator[str]:
     """Yield a line for each folder that could not be made or written in the data directory."""
     root = Path(cfg.data_dir)
-    names = ["parquet/sessions", "parquet/histograms/outbox", "seen-names"]
+    names = ["parquet/sessions", "parquet/histograms/outbox", "unfinished", "seen-names"]
     # A folder that exists fails when a folder is made in it, one that does not exist when it is made itself.
     names.insert(len(names) if root.is_dir() else 0, ".")
     if not cfg.disable_mqtt and not cfg.disable_mqtt_filequeue:

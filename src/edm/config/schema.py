@@ -176,7 +176,10 @@ class Settings:
     )
 
     minimiser_workers: int = _work(
-        1, "Number of worker threads; 0 is one for each CPU that system and control group allow.", minimum=0
+        1,
+        "Number of worker threads; 0 is one for each CPU that system and control group allow.",
+        minimum=0,
+        maximum=1024,
     )
     block_size: int = _work(
         _MIB,
@@ -272,6 +275,7 @@ class Settings:
         0,
         "Threads that sign new names; 0 is one for each CPU that system and control group allow.",
         minimum=0,
+        maximum=1024,
         toml_only=True,
     )
     mqtt_qos: int = _mqtt(

@@ -347,8 +347,9 @@ class DiskBudget:
 def _rows_in(file: StoredFile) -> int:
     """Return the number of rows that a Parquet file tells; 0 where it cannot be read."""
     try:
-        return int(pq.read_metadata(file.path).num_rows)
-    except (OSError, pa.ArrowException):
+        with file.path.open("rb") as opened:  # the library opens only paths that are UTF-8
+            return int(pq.read_metadata(opened).num_rows)
+    except (OSError, ValueError, pa.ArrowException):
         return 0
 
 

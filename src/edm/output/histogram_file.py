@@ -90,7 +90,7 @@ def _create(temporary: Path) -> None:
 def _write(temporary: Path, batches: Iterable[pa.RecordBatch], metadata: Mapping[str, str]) -> int:
     written = 0
     with (
-        pa.OSFile(str(temporary), "wb") as sink,
+        temporary.open("wb") as sink,  # the library opens only paths that are UTF-8
         pq.ParquetWriter(
             sink,
             SCHEMA,
