@@ -18,6 +18,7 @@ import structlog
 
 from edm import __version__
 from edm.config import Config
+from edm.config.message_types import parse_message_types
 from edm.input.blocks import Intake
 from edm.observe import faults
 from edm.observe.logs import RateLimited
@@ -128,12 +129,13 @@ class Engine:
     def _make_workers(self, workers: int) -> list[Worker]:
         new_names = NewNames(self.seen, self._emit)
         debug = self._debug_file is not None
+        types = parse_message_types(self.config.input_message_types)
         return [
             Worker(
                 slot,
                 self.intake,
                 self.cell,
-                Pipeline(slot, new_names, self, self.metrics, debug=debug),
+                Pipeline(slot, new_names, self, self.metrics, debug=debug, message_types=types),
                 self.metrics,
             )
             for slot in range(workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,7 @@ from edm.stages.dns.name import new_memo
 from edm.stages.dns.questions import BEGIN, MoreQuestions, collect_questions
 from edm.stages.dns.walk import walk_messages
 from edm.stages.dnstap.decode import decode_frames
+from edm.stages.dnstap.senders import SenderTally
 from edm.stages.domains.table.hashing import HASH_KEY
 from edm.stages.domains.table.lookup import mark_matches
 from edm.stages.domains.table.name_hashing import hash_names
@@ -63,10 +65,19 @@ class Pipeline:
         Number of the worker; selects its part of an interval.
     new_names : NewNames
         Shared by all workers.
+    message_types : iterable of int
+        Types of answers that go on (dnstap.proto); none means all.
     """
 
     def __init__(
-        self, worker: int, new_names: NewNames, outputs: Outputs, metrics: Metrics, *, debug: bool = False
+        self,
+        worker: int,
+        new_names: NewNames,
+        outputs: Outputs,
+        metrics: Metrics,
+        *,
+        debug: bool = False,
+        message_types: Iterable[int] = (),
     ) -> None:
         self._worker = worker
         self._new_names = new_names
@@ -75,6 +86,7 @@ class Pipeline:
         self._debug = debug
         self._metrics = metrics
         self._columns = Columns()
+        self._senders = SenderTally(message_types)
         self._pseudonyms: Pseudonyms | None = None
         self._maker: Maker | None = None
         self._counts: I64Array = np.zeros(N_FATES, np.int64)
@@ -92,6 +104,7 @@ class Pipeline:
         u32[FRAME_LEN, :n] = block.length[first : first + n]
 
         decode_frames(buf, u32, u64, fate, n)
+        self._metrics.senders.add(self._senders.count(buf, u32, fate, n), self._senders.wanted)
         if self._debug:
             self._dump(block, first, n)
         snapshot.clients.filter(buf, u32, fate, n)

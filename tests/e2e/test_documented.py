@@ -147,12 +147,13 @@ def test_zone_transfers_become_session_rows(
     with running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon:
         with serving(title, tmp_path / "server", sockets / "s") as server:
             daemon.wait_for_metric("edm_open_connections", 1)
-            transferred = dns.zone.from_xfr(
-                dns.query.xfr("127.0.0.1", ZONE, port=server.port, lifetime=20, relativize=False),
-                relativize=False,
-            )
-            assert len(transferred.nodes) == 3
-            wait_until(lambda: daemon.metric("edm_frames_total", fate="session") > 0, "a row of the transfer")
+
+            def comes() -> bool:
+                messages = dns.query.xfr("127.0.0.1", ZONE, port=server.port, lifetime=20, relativize=False)
+                assert len(dns.zone.from_xfr(messages, relativize=False).nodes) == 3
+                return daemon.metric("edm_frames_total", fate="session") > 0
+
+            wait_until(comes, "a row of the transfer")
         daemon.rotate()
         rows = [row for path in daemon.files(SESSIONS) for row in pq.read_table(path).to_pylist()]
     messages = [dns.message.from_wire(row["response_message"]) for row in rows]
@@ -179,3 +180,33 @@ def test_dns_over_tls_arrives_as_tcp(
         daemon.rotate()
         rows = [row for path in daemon.files(SESSIONS) for row in pq.read_table(path).to_pylist()]
     assert [row["dns_protocol"] for row in rows] == [2]
+
+
+def test_answers_of_other_types_are_left_out_and_counted(
+    tmp_path: Path, sockets: Path, lists: dict[str, Any]
+) -> None:
+    """The Recursor's are resolver responses, and only answers to clients are wanted here."""
+    settings = {"input_unix": sockets / "s", "input_message_types": "CLIENT_RESPONSE"}
+    with running(tmp_path / "edm", **lists, **settings) as daemon:
+        with serving("PowerDNS Recursor", tmp_path / "server", sockets / "s") as server:
+            daemon.wait_for_metric("edm_open_connections", 1)
+            ask(server, tmp_path, 100, "host")
+            daemon.wait_for_metric("edm_frames_total", 100, fate="type_ignored")
+            assert daemon.metric("edm_frames_by_message_type_total", type="RESOLVER_RESPONSE") == 100
+            assert daemon.metric("edm_frames_total", fate="session") == 0
+
+
+def test_unbound_with_two_kinds_of_answers_is_warned_of(
+    tmp_path: Path, sockets: Path, lists: dict[str, Any]
+) -> None:
+    """Each question that unbound hands on becomes two frames, and the log says so once."""
+    with (
+        running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon,
+        documented.Unbound(tmp_path / "behind", sockets / "s", dnstap=False) as behind,
+        documented.ForwardingUnbound(tmp_path / "server", sockets / "s", behind.port) as server,
+    ):
+        daemon.wait_for_metric("edm_open_connections", 1)
+        ask(server, tmp_path, 50, "host")
+        daemon.wait_for_metric("edm_frames_total", 100, fate="session")
+        warnings = [entry for entry in daemon.log if "two kinds of answers" in entry["msg"]]
+        assert [entry["kinds"] for entry in warnings] == ["CLIENT_RESPONSE, FORWARDER_RESPONSE"]

@@ -117,6 +117,24 @@ remote-control:
 """
 
 
+class ForwardingUnbound(Unbound):
+    """unbound that asks a backend, with the answers of the backend in its dnstap as well: not as the page says."""
+
+    def __init__(self, folder: Path, socket: Path, backend: int) -> None:
+        super().__init__(folder, socket)
+        self._backend = backend
+
+    def snippet(self) -> str:
+        return f"""{super().snippet()}    dnstap-log-forwarder-response-messages: yes
+server:
+    do-not-query-localhost: no
+    local-zone: "{ZONE}." transparent
+forward-zone:
+    name: "."
+    forward-addr: 127.0.0.1@{self._backend}
+"""
+
+
 class Bind(Documented):
     title, program = "BIND", "named"
 
@@ -138,6 +156,9 @@ controls {{ }};
 zone "{ZONE}" {{ type primary; file "{self.zone_file()}"; }};
 """
         return ["-g", "-c", self.write("named.conf", config)]
+
+    def is_up(self) -> bool:
+        return "all zones loaded" in self.log() and super().is_up()  # it listens before that
 
     def _tls_listener(self) -> str:
         return "" if self.tls is None else f"    listen-on port {self.tls[0]} tls own {{ 127.0.0.1; }};"

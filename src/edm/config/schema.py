@@ -17,6 +17,7 @@ from typing import Any
 from edm.config.address import parse_address
 from edm.config.cpus import usable_cpus
 from edm.config.key import Key, Kind, Value
+from edm.config.message_types import parse_message_types
 from edm.config.values import parse_mode, parse_names, parse_owner
 from edm.files.reading import LIST_FILE_BYTES
 
@@ -166,6 +167,12 @@ class Settings:
         unit="milliseconds",
         minimum=0,
         maximum=10_000,
+    )
+    input_message_types: str = _input(
+        "",
+        "Types of answers that are taken, separated by commas, such as CLIENT_RESPONSE; others are dropped and "
+        "counted. Empty takes all, as the Go daemon does.",
+        check=parse_message_types,
     )
     max_frame_size: int = _input(
         262_144,

@@ -67,6 +67,7 @@ class Fate(IntEnum):
     WELL_KNOWN = 9
     SESSION = 10
     SESSION_OFF = 11
+    TYPE_IGNORED = 12
 
 
 # The fates as plain integers for kernels: Numba freezes module globals into the compiled code.
@@ -82,6 +83,7 @@ QUESTION_IGNORED = int(Fate.QUESTION_IGNORED)
 WELL_KNOWN = int(Fate.WELL_KNOWN)
 SESSION = int(Fate.SESSION)
 SESSION_OFF = int(Fate.SESSION_OFF)
+TYPE_IGNORED = int(Fate.TYPE_IGNORED)
 N_FATES = len(Fate)
 
 U32_FIELDS = (

@@ -36,6 +36,7 @@ from edm.kernel.columns import (
 from edm.observe.faults import KINDS, Faults
 from edm.observe.ledger import FATE_NAMES, Ledger
 from edm.observe.logs import dropped_lines
+from edm.observe.senders import Senders
 
 # The library's own switch, for the whole process: creation times double the size of an answer for nothing.
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -129,6 +130,8 @@ class Metrics:
     registry : prometheus_client.CollectorRegistry
     faults : Faults
         Where what is lost or goes wrong is reported; it counts as well.
+    senders : Senders
+        Frames by message type and identity.
     """
 
     def __init__(self) -> None:
@@ -136,6 +139,8 @@ class Metrics:
         self._totals = _Totals()
         self._declare_totals()
         self.registry.register(self._totals)
+        self.senders = Senders()
+        self.registry.register(self.senders)
         self._declare_gauges()
         self._declare_counters()
         faults = self.counter(

@@ -1,0 +1,132 @@
+"""What came from whom: the frames of a batch by message type and identity, and answers of unwanted types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from edm.kernel.columns import (
+    HAS_IDENTITY,
+    IDENTITY_LEN,
+    IDENTITY_OFF,
+    MESSAGE_TYPE,
+    PENDING,
+    PRESENT,
+    QUERY,
+    TYPE_IGNORED,
+    Bytes,
+    Fates,
+    I64Array,
+    U8Array,
+    U32Array,
+    U32Columns,
+)
+from edm.kernel.jit import kernel
+
+N_TYPES = 15
+"""Message types told apart: those of dnstap.proto by their number, all others as 0."""
+IDENTITIES = 32
+"""Identities told apart; the frames of all further ones are counted together."""
+IDENTITY_BYTES = 64
+"""Bytes of an identity that are looked at."""
+
+
+@kernel
+def count_types(
+    buf: Bytes,
+    u32: U32Columns,
+    fate: Fates,
+    n: int,
+    wanted: U8Array,
+    known: U8Array,
+    lengths: I64Array,
+    counts: I64Array,
+) -> None:
+    """Count the frames of a batch, and give answers of unwanted types the fate ``TYPE_IGNORED``.
+
+    Parameters
+    ----------
+    buf : uint8[]
+        The block.
+    u32 : uint32[N_U32, stride]
+        Read: ``MESSAGE_TYPE``, ``PRESENT``, ``IDENTITY_OFF``, ``IDENTITY_LEN`` of rows with fate QUERY or PENDING.
+    fate : uint8[stride]
+    n : int
+    wanted : uint8[N_TYPES]
+        1 for each type that goes on.
+    known : uint8[IDENTITIES, IDENTITY_BYTES]
+        Identities met so far; new ones are added while there is room.
+    lengths : int64[IDENTITIES]
+        Their lengths in bytes, -1 in free rows, which stand behind all others.
+    counts : int64[IDENTITIES + 1, N_TYPES]
+        Added to; the last row is for identities that have no row.
+    """
+    row = 0
+    for i in range(n):
+        if fate[i] != PENDING and fate[i] != QUERY:
+            continue
+        kind = np.int64(u32[MESSAGE_TYPE, i])
+        if kind >= N_TYPES:
+            kind = np.int64(0)
+        start = np.int64(u32[IDENTITY_OFF, i])
+        size = np.int64(0)
+        if u32[PRESENT, i] & np.uint32(HAS_IDENTITY):
+            size = min(np.int64(u32[IDENTITY_LEN, i]), np.int64(IDENTITY_BYTES))
+        # The frames of one sender stand together: the row of the frame before is nearly always the right one.
+        for step in range(IDENTITIES + 1):
+            if step:
+                row = step - 1
+            if row == IDENTITIES:
+                continue
+            if lengths[row] < 0:
+                lengths[row] = size
+                for k in range(size):
+                    known[row, k] = buf[start + k]
+                break
+            if lengths[row] != size:
+                continue
+            k = 0
+            while k < size and known[row, k] == buf[start + k]:
+                k += 1
+            if k == size:
+                break
+        else:
+            row = IDENTITIES
+        counts[row, kind] += 1
+        if fate[i] == PENDING and wanted[kind] == 0:
+            fate[i] = TYPE_IGNORED
+
+
+class SenderTally:
+    """The counts of one worker.
+
+    Parameters
+    ----------
+    wanted : iterable of int
+        Types of answers that go on; none means all.
+    """
+
+    def __init__(self, wanted: Iterable[int] = ()) -> None:
+        chosen = list(wanted)
+        self.wanted: U8Array = np.full(N_TYPES, not chosen, np.uint8)
+        self.wanted[chosen] = 1
+        self._known: U8Array = np.zeros((IDENTITIES, IDENTITY_BYTES), np.uint8)
+        self._lengths: I64Array = np.full(IDENTITIES, -1, np.int64)
+        self._counts: I64Array = np.zeros((IDENTITIES + 1, N_TYPES), np.int64)
+
+    def count(
+        self, buf: U8Array, u32: U32Array, fate: U8Array, n: int
+    ) -> Iterator[tuple[bytes | None, I64Array]]:
+        """Count a batch that was decoded; yield identity (None: all further ones) and frames by type.
+
+        The arrays, ``int64[N_TYPES]``, are valid until the next call.
+        """
+        self._counts[:] = 0
+        count_types(buf, u32, fate, n, self.wanted, self._known, self._lengths, self._counts)
+        for row in np.flatnonzero(self._counts.any(axis=1)).tolist():
+            identity = self._known[row, : self._lengths[row]].tobytes() if row < IDENTITIES else None
+            yield identity, self._counts[row]
+
+
+__all__ = ["IDENTITIES", "IDENTITY_BYTES", "N_TYPES", "SenderTally", "count_types"]
