@@ -74,6 +74,7 @@ def _values(key: Key) -> st.SearchStrategy[object]:
             "input-unix-mode": ["0660", "600"],
             "input-unix-owner": ["a:b", ":c"],
             "http-names": ["metrics.example", "a, b.example.net.,*"],
+            "input-message-types": ["CLIENT_RESPONSE", "AUTH_RESPONSE, RESOLVER_RESPONSE"],
         }
         return st.sampled_from(samples.get(key.name, ["127.0.0.1:1", "[::1]:2"]))
     if key.name == "mqtt-server":

@@ -184,7 +184,7 @@ class Settings:
 
     minimiser_workers: int = _work(
         1,
-        "Number of worker threads; 0 is one for each CPU that system and control group allow.",
+        "Worker threads; 0 is one for each CPU that system and control group allow.",
         minimum=0,
         maximum=1024,
     )
@@ -279,11 +279,7 @@ class Settings:
     )
     mqtt_keepalive: int = _mqtt(30, "Keep-alive interval of the connection.", unit="seconds", kind="uint16")
     mqtt_sign_workers: int = _mqtt(
-        0,
-        "Threads that sign new names; 0 is one for each CPU that system and control group allow.",
-        minimum=0,
-        maximum=1024,
-        toml_only=True,
+        0, "Threads that sign new names; 0 is one for each CPU.", minimum=0, maximum=1024, toml_only=True
     )
     mqtt_qos: int = _mqtt(
         0,

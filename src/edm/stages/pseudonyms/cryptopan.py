@@ -11,6 +11,7 @@ batch are laid out, encrypted by one call into OpenSSL per buffer, and folded ba
 from __future__ import annotations
 
 import itertools
+import os
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -57,6 +58,17 @@ def derive_key(key: str, salt: str) -> bytes:
         )
     argon2 = Argon2id(salt=salt_bytes, length=SECRET_BYTES, iterations=1, lanes=4, memory_cost=64 * 1024)
     return argon2.derive(key.encode())
+
+
+def new_hash_key() -> U64Array:
+    """Return a random key, uint64[3].
+
+    The upper half of the first two words is odd: two addresses that differ in one half of one word only then never
+    have the same sum, whatever the rest of the key.
+    """
+    key = np.frombuffer(os.urandom(24), np.uint64).copy()
+    key[:2] |= np.uint64(1 << 32)
+    return key
 
 
 def _encrypt_in_ecb_mode(key: bytes) -> Cipher[modes.ECB]:
@@ -131,7 +143,7 @@ class PseudonymCache:
         self._tables = t.Tables(
             small=t.Table(np.zeros(_FIRST_SLOTS, np.uint64), np.zeros(_FIRST_SLOTS, np.uint8)),
             large=t.Table(np.zeros((_FIRST_SLOTS, 4), np.uint64), np.zeros(_FIRST_SLOTS, np.uint8)),
-            key=t.new_hash_key(),
+            key=new_hash_key(),
             state=self._state,
         )
         self._set_limits()
@@ -259,4 +271,5 @@ __all__ = [
     "PseudonymCache",
     "Pseudonymiser",
     "derive_key",
+    "new_hash_key",
 ]

@@ -12,7 +12,6 @@ compiles: what belongs to the other table is not in the compiled code.
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -25,7 +24,7 @@ Slots: TypeAlias = U64Array
 SlotMarks: TypeAlias = U8Array
 """``uint8[slots]``: bits of ``OCCUPIED``, ``REFERENCED``, ``UNRESOLVED``; 0 for a free slot."""
 HashKey: TypeAlias = U64Array
-"""``uint64[3]``: the secret key of a cache's hash, see :func:`new_hash_key`."""
+"""``uint64[3]``: the secret key of a cache's hash; the upper halves of the first two words are odd."""
 CacheState: TypeAlias = I64Array
 """``int64[N_STATE]``: counts and limits of a cache."""
 
@@ -97,17 +96,6 @@ def number_of(slots: Slots) -> I64:
     if slots.ndim == 1:
         return 0
     return 1
-
-
-def new_hash_key() -> HashKey:
-    """Return a random key, uint64[3].
-
-    The upper half of the first two words is odd: two addresses that differ in one half of one word only then never
-    have the same sum, whatever the rest of the key.
-    """
-    key = np.frombuffer(os.urandom(24), np.uint64).copy()
-    key[:2] |= _1 << _U32
-    return key
 
 
 @inlined
