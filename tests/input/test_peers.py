@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edm.captures.replay import Sender
 from edm.input import connection as connection_module
-from edm.input.connection import Connection, Limits
+from edm.input.blocks import Intake
+from edm.input.connection import Connection, End, Limits
 from edm.input.tls import tls_context
 from edm.stages.framestream.protocol import CONTENT_TYPE, FINISH, START, STOP, encode_control
 from support.hostile import ODD_CONTROL, reset
@@ -475,6 +477,33 @@ def test_each_connection_asks_for_the_certificate_of_its_time(authority: Authori
                 found = sock.getpeercert()
                 assert found is not None
                 assert int(str(found["serialNumber"]), 16) == pair.serial
+
+
+@pytest.mark.parametrize("end", ["close", "displace"])
+def test_a_connection_ends_although_its_socket_is_replaced_meanwhile(authority: Authority, end: str) -> None:
+    """TLS puts another socket into the place of the accepted one: an end that meets the old one is not lost."""
+    pair = authority.server()
+    context = tls_context(str(pair.cert), str(pair.key), "")
+    ours, theirs = socket.socketpair()
+    ended: list[End] = []
+
+    class Ending(ssl.SSLSocket):
+        @classmethod
+        def _create(cls, sock: socket.socket, *given: Any, **more: Any) -> Any:
+            made = super()._create(sock, *given, **more)  # type: ignore[misc]
+            getattr(connection, end)()  # the accepted socket is detached, the new one not yet in its place
+            return made
+
+    context.sslsocket_class = Ending
+    intake = Intake(blocks=2, block_size=1 << 17, linger=0.01)
+    limits = Limits(max_frame=1024, handshake_timeout=60, handshake_deadline=60, idle_timeout=0, linger=0.01)
+    connection = Connection(theirs, intake, limits, lambda _, how: ended.append(how), tls=context)
+    with ours:
+        ours.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
+        connection.start()
+        connection.thread.join(20)
+        assert not connection.thread.is_alive()
+    assert [how.result for how in ended] == ["closed" if end == "close" else "handshake_error"]
 
 
 def test_a_stop_waits_for_no_tls_handshake(authority: Authority, tmp_path: Path) -> None:

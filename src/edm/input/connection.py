@@ -110,6 +110,7 @@ class Connection:
         self._crowd = crowd
         self._heavy_block = intake.block_size // _HEAVY_SHARE
         self._closing = False
+        self._cut_off: int | None = None
         self._unread = 0  # bytes that are still to be read while closing
         self._until = 0.0
         self._handshaken = False
@@ -133,14 +134,19 @@ class Connection:
             self._unread = int.from_bytes(fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4)), sys.byteorder)
         self._until = time.monotonic() + DRAIN
         self._closing = True
-        # Not SSLSocket.shutdown: that one drops the TLS state which the reading thread still uses.
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._sock, socket.SHUT_RD)
+        self._cut(socket.SHUT_RD)
 
     def displace(self) -> None:
         """End at once, in favour of another connection."""
+        self._cut(socket.SHUT_RDWR)
+
+    def _cut(self, how: int) -> None:
+        # The thread of the connection may be about to put a TLS socket into the place of this one. Then it finds the
+        # mark, and does the same to the new one.
+        self._cut_off = how
+        # Not SSLSocket.shutdown: that one drops the TLS state which the reading thread still uses.
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            socket.socket.shutdown(self._sock, how)
 
     def _run(self) -> None:
         end = End("error", "a fault in the program")
@@ -198,6 +204,8 @@ class Connection:
             # In two steps, so that close() meets the socket that is in use.
             self._be_patient()
             self._sock = self._tls.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+            if self._cut_off is not None:
+                self._cut(self._cut_off)
             self._sock.do_handshake()
         handshake = ServerHandshake()
         received = False
