@@ -39,12 +39,15 @@ _8 = np.uint64(8)
 
 @force_inlined
 def _is_identity(buf: Bytes, start: U64, known: U8Array, at: U64, size: U64) -> Flag:
-    """Tell whether the ``size`` bytes at ``start`` are those at ``at`` in ``known``; eight at a time, then the rest."""
+    """Tell whether the ``size`` bytes at ``start`` are those at ``at`` in ``known``; eight at a time if there are."""
     k = np.uint64(0)
-    while k + _8 <= size:
-        if le64(buf, start + k) != le64(known, at + k):
-            return False
-        k += _8
+    if size >= _8:
+        while k + _8 < size:
+            if le64(buf, start + k) != le64(known, at + k):
+                return False
+            k += _8
+        k = size - _8
+        return le64(buf, start + k) == le64(known, at + k)
     while k < size:
         if buf[start + k] != known[at + k]:
             return False
