@@ -22,9 +22,18 @@ def say(*lines: object) -> None:
 def complain(program: str, *lines: object) -> None:
     """Print lines on standard error, each after the program's name."""
     for line in lines:
-        # Nobody is left to be told if that fails.
-        with contextlib.suppress(OSError, ValueError):
+        try:
             print(f"{visible(program)}: {visible(line)}", file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            # Nobody is left to be told. But the interpreter would try again at exit, and end with a code of its own.
+            _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def prepare_streams() -> None:
@@ -59,11 +68,7 @@ def is_of_output(error: OSError) -> bool:
     module = frames.tb_frame.f_globals.get("__name__", "") if frames is not None else ""
     if error.filename is not None or not (module == "__main__" or module.startswith("edm.cli.")):
         return False
-    # Or the interpreter would complain when it flushes at exit.
-    with contextlib.suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+    _silence(sys.stdout)  # or the interpreter would complain when it flushes at exit
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,15 @@ from support.pki import signing_jwk, write_jwk
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path: Path) -> Iterator[Path]:
     """A queue that somebody has open, with seven events waiting and one set aside."""
     key = load_signing_key("test", write_jwk(tmp_path / "key", signing_jwk()))
     file = tmp_path / "queue.sqlite3"
     backlog = Backlog(file, 1 << 30)
     backlog.put(list(chunks_of([block_of(payloads(0, 7))])))
     backlog.set_aside("events/up/x/new_qname", JwsSigner(key).sign(payload(99)), "Packet \x1b[31mtoo large")
-    return file
+    yield file
+    backlog.close()
 
 
 def test_a_queue_in_use(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
