@@ -3,7 +3,6 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,9 @@ from yacryptopan import CryptoPAn as Yacryptopan
 
 from edm.errors import ConfigError
 from edm.kernel import columns as c
-from edm.kernel.columns import U64Array
 from edm.kernel.jit import JIT_DISABLED
 from edm.stages.pseudonyms import tables
-from edm.stages.pseudonyms.cryptopan import Counts, PseudonymCache, Pseudonymiser, derive_key
+from edm.stages.pseudonyms.cryptopan import Counts, PseudonymCache, Pseudonymiser, derive_key, new_hash_key
 from oracles.cryptopan import MAPPED, Counter, CryptoPan
 from oracles.session_rows import CAPTURES, Fields, columns_of, pending_of_capture
 
@@ -53,10 +51,6 @@ def read(columns: c.Columns, i: int) -> Pair:
             assert high == 0
             sides.append(low.to_bytes(length, "big"))
     return sides[0], sides[1]
-
-
-def new_hash_key() -> U64Array:
-    return np.frombuffer(os.urandom(16), np.uint64).copy()
 
 
 def one(secret: bytes, address: str) -> str:
