@@ -12,13 +12,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "packaging" / "python_venv.sh"
 STAGES = ["test-fast", "test-e2e", "test-checked", "test-plain"]
+SETTINGS = ["PYTHON", "VENV", "PYTEST", "PARALLEL"]
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
 
 
 def make(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    # The make that runs these tests hands its own settings on: flags, and every variable of its command line.
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MAKE", "MFLAGS")) and name not in SETTINGS
     }
     return subprocess.run(
         ["make", *arguments, *(f"{name}={value}" for name, value in variables.items())],
