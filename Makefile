@@ -63,7 +63,7 @@ test-quick: setup
 	$(PYTEST) $(PARALLEL) -m "not e2e and not slow"
 
 test-e2e: setup servers
-	$(PYTEST) -m e2e
+	$(PYTEST) $(PARALLEL) -m e2e
 
 # The kernels once more with every index checked, and as plain Python.
 test-modes: test-checked test-plain

@@ -282,7 +282,7 @@ class Recursor(Documented):
         lua = self.write("recursor.lua", self.snippet())
         options = {
             "config-dir": self.folder,
-            "socket-dir": self.folder,
+            "socket-dir": self.socket.parent,  # the path of its control socket may not be long
             "local-address": "127.0.0.1",
             "local-port": self.port,
             "lua-config-file": lua,
