@@ -234,7 +234,7 @@ class Client(paho.Client):
 
     def _check_keepalive(self) -> None:
         # The library's own check gives up when the answer to a ping takes longer than the keep-alive. But on a slow
-        # line what was written before the ping takes its time; the system has taken it, and nobody sees it leave.
+        # line the bytes before the ping need time too; they are in the system's buffer, where we cannot see them.
         now = time.monotonic()
         if not self._keepalive or self._sock is None or not self._greeted:
             return
