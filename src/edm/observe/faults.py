@@ -1,8 +1,8 @@
-"""What went wrong within the program or was lost for good, so that no success is reported that is none.
+"""Counts faults: defects of the program, and data that was lost for good.
 
-Whatever a defect or a disk takes is reported here, beside its line in the log. It shows in the exit code of
-``edm minimise`` and ``edm run``, in the summary, in the state that the service manager shows, and as a metric. What is
-dropped on purpose (a list, a switch, the disk budget, a full event queue) is no fault.
+Every loss that a defect or a disk error causes is reported here and logged. Faults change the exit code of
+``edm minimise`` and ``edm run``. They also show in the summary, in the state that the service manager shows, and as
+a metric. Data that is dropped on purpose (by a list, a switch, the disk budget or a full event queue) is not a fault.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TEXTS = {
     EVENTS: ("new_qname event that was not written", "new_qname events that were not written"),
 }
 KINDS = tuple(_TEXTS)
-"""Kinds of faults, in the order in which they are told."""
+"""Kinds of faults, in the order in which :meth:`Faults.lines` lists them."""
 
 
 class Faults:
@@ -37,12 +37,12 @@ class Faults:
     Parameters
     ----------
     count : callable
-        Told the kind and number of what is reported, for a metric.
+        Called with the kind and the number of faults at each report; feeds a metric.
 
     Attributes
     ----------
     on_first : callable
-        Called when something of a kind is reported for the first time, by the thread that reports it.
+        Called at the first fault of each kind, in the thread that reports it.
     """
 
     def __init__(self, count: Callable[[str, int], None] = lambda _kind, _count: None) -> None:
@@ -52,7 +52,7 @@ class Faults:
         self.on_first: Callable[[], None] = lambda: None
 
     def report(self, kind: str, count: int = 1) -> None:
-        """Take note of ``count`` faults of one of :data:`KINDS`; 0 is none."""
+        """Add ``count`` faults of ``kind``, one of :data:`KINDS`; does nothing if ``count`` is 0 or less."""
         if count <= 0:
             return
         with self._lock:
@@ -63,12 +63,12 @@ class Faults:
             self.on_first()
 
     def counts(self) -> dict[str, int]:
-        """Return how many there were of each kind that occurred."""
+        """Return the number of faults by kind, without the kinds that did not occur."""
         with self._lock:
             return {kind: count for kind, count in self._counts.items() if count}
 
     def lines(self) -> list[str]:
-        """Return one line for each kind that occurred."""
+        """Return one line of text for each kind that occurred."""
         return [f"{count:,} {_TEXTS[kind][count != 1]}" for kind, count in self.counts().items()]
 
     def __bool__(self) -> bool:

@@ -1,7 +1,7 @@
-"""The two small HTTP servers: metrics with rotation on demand, and profiles.
+"""The two small HTTP servers: one for metrics and rotation on request, one for profiles.
 
-Each runs in a daemon thread of its own. Neither is essential: an address that cannot be bound is logged, and
-the program goes on without it.
+Each runs in its own daemon thread. Neither is essential: if an address cannot be bound, the error is logged and
+the program runs without that server.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ log = structlog.get_logger("edm.http")
 METRICS_ADDRESS = "127.0.0.1:2112"
 DEBUG_ADDRESS = "127.0.0.1:6060"
 ROTATION_TIMEOUT = 9.0
-"""Seconds that a rotation request waits."""
+"""Longest time in seconds that a rotation request waits for the rotation."""
 
 T = TypeVar("T")
 Handler = Callable[[Request], Any]
 
 
 class RotationTimeoutError(EdmError):
-    """A rotation did not finish within the time its caller gave it."""
+    """A rotation did not finish within the caller's time limit."""
 
 
 class ShuttingDownError(EdmError):
@@ -62,7 +62,7 @@ def _listen(text: str) -> socket.socket:
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Run blocking work in a daemon thread, which cannot hold up the end of the program as a pool's would."""
+    """Run a blocking function in a daemon thread; unlike a pool's thread, it cannot delay the program's exit."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -80,7 +80,7 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
             result = function(*arguments)
         except Exception as reason:
             error = reason
-        with contextlib.suppress(RuntimeError):  # the server has stopped meanwhile
+        with contextlib.suppress(RuntimeError):  # the event loop has closed in the meantime
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, name="http-work", daemon=True).start()
@@ -88,21 +88,21 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
 
 
 class HttpServer:
-    """An ASGI application served from a daemon thread.
+    """Serves an ASGI application from a daemon thread.
 
     Parameters
     ----------
     name : str
         Names the server in logs and its thread.
     address : str
-        ``host:port``; port 0 lets the system choose, see :attr:`port`.
+        ``host:port``; with port 0 the system chooses one, see :attr:`port`.
     app : ASGI application
     on_stop : callable, optional
-        Called first by :meth:`stop`, to cut long requests short.
+        Called at the start of :meth:`stop`; ends requests that take long.
     names : sequence of str
-        Names that requests may be for beyond the usual ones, see :class:`edm.observe.origin.Origins`.
+        Further names allowed in ``Host``, see :class:`edm.observe.origin.Origins`.
     metrics : Metrics, optional
-        Count what was refused.
+        Where refused requests are counted.
     """
 
     def __init__(
@@ -128,11 +128,11 @@ class HttpServer:
 
     @property
     def port(self) -> int:
-        """The port bound, 0 before :meth:`start` and after it failed."""
+        """The TCP port in use; 0 before :meth:`start` or if it failed."""
         return self._port
 
     def start(self) -> bool:
-        """Bind and serve; return whether it worked. A failure is logged with the address and the reason."""
+        """Bind and serve; return whether that worked. A failure is logged with the address and the reason."""
         try:
             self._socket = _listen(self.address)
         except (ValueError, OSError) as error:
@@ -141,10 +141,10 @@ class HttpServer:
             return False
         self._port = self._socket.getsockname()[1]
         desk = Desk(self.name, self._on_refused, self._on_suppressed)
-        # The name that is listened on may be asked for by it.
+        # Requests may use the name that the operator configured as the address.
         origins = Origins([*self._names, parse_address(self.address)[0]])
         self._server = make_server(Patient(Turns(Gate(self._app, origins, desk))), desk)
-        # Outside the main thread uvicorn leaves signal handlers alone.
+        # uvicorn installs signal handlers only in the main thread; there they would replace ours.
         self._thread = threading.Thread(target=self._run, name=f"http-{self.name}", daemon=True)
         self._thread.start()
         log.info("serving HTTP", endpoint=self.name, address=self.address, port=self._port)
@@ -167,9 +167,9 @@ class HttpServer:
             log.exception("HTTP server failed", endpoint=self.name, address=self.address)
 
     def stop(self, timeout: float = 5.0) -> bool:
-        """Stop serving; requests being answered may finish within ``timeout`` seconds.
+        """Stop serving; running requests may finish within ``timeout`` seconds.
 
-        Returns whether the thread has ended. May be called again, and without a start.
+        Returns whether the thread has ended. Calling it twice, or before :meth:`start`, is allowed.
         """
         if self._on_stop is not None:
             self._on_stop()
@@ -185,7 +185,7 @@ class HttpServer:
 
 
 class _AnyMethod:
-    """A handler as an ASGI application: Starlette routes it whatever the method."""
+    """Wraps a handler as an ASGI application, so that Starlette routes every HTTP method to it."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
@@ -204,14 +204,14 @@ async def _not_found(_request: Request, _error: Exception) -> Response:
 
 
 def metrics_app(metrics: Metrics, rotate: Callable[[float], None] | None = None) -> Starlette:
-    """Return the application behind the metrics address.
+    """Return the application of the metrics server.
 
     Parameters
     ----------
     metrics : Metrics
     rotate : callable, optional
-        Rotates now and returns when the data has been handed to the writers; it is given the seconds it may
-        take and raises :class:`RotationTimeoutError`, :class:`ShuttingDownError` or another exception, whose
+        Called with a time limit in seconds. Rotates, and returns when the data has been handed to the
+        writers. Raises :class:`RotationTimeoutError`, :class:`ShuttingDownError` or another exception, whose
         text becomes the answer. Without it there is no ``/debug/rotate-parquet``.
     """
 
@@ -257,7 +257,7 @@ _PROFILES = {
 
 
 def debug_app(profiler: profiles.Profiler) -> Starlette:
-    """Return the application behind the debug address: ``/debug/pprof/`` and the profiles it lists."""
+    """Return the application of the debug server: ``/debug/pprof/`` and the profiles listed there."""
 
     async def index(_request: Request) -> Response:
         items = "".join(
@@ -310,7 +310,7 @@ def metrics_server(
 def debug_server(
     address: str = DEBUG_ADDRESS, names: Sequence[str] = (), metrics: Metrics | None = None
 ) -> HttpServer:
-    """Return the server of profiles, not started."""
+    """Return the profile server, not started; see :func:`debug_app`."""
     profiler = profiles.Profiler()
     return HttpServer(
         "debug", address, debug_app(profiler), on_stop=profiler.stop, names=names, metrics=metrics

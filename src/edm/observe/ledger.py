@@ -1,9 +1,8 @@
-"""The ledger: every frame that comes in leaves by exactly one fate, and each interval proves it.
+"""The ledger: checks for each interval that every received frame got exactly one fate.
 
-Frames received are counted where frames are located, fates where a batch ends: two counts made apart from
-each other, so that a frame lost or counted twice in between shows as an imbalance. Only workers write to a
-ledger, each to a row of its own, which needs no lock; the sums are exact once the interval's grace period is
-over.
+Received frames are counted when a block's frames are located, fates at the end of each batch. The two counts are
+independent, so a frame that is lost or counted twice in between shows as an imbalance. Each worker writes only
+its own row, so no lock is needed. The sums are exact after the interval's grace period.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from edm.kernel.columns import I64, N_FATES, PENDING, Fate, Fates, I64Array, U8A
 from edm.kernel.jit import kernel
 
 METADATA_PREFIX = "edm.ledger."
-"""What the keys of the ledger in the metadata of a Parquet footer begin with."""
+"""Prefix of the ledger's keys in the metadata of a Parquet footer."""
 
 FATE_NAMES = tuple(fate.name.lower() for fate in Fate)
 """Name of each fate as it appears in metadata and metric labels, by number."""
@@ -26,7 +25,7 @@ FATE_NAMES = tuple(fate.name.lower() for fate in Fate)
 def count_fates(fate: Fates, n: I64, counts: I64Array) -> None:
     """Add the number of rows of each fate to ``counts``.
 
-    A value that is no fate is added to ``PENDING``, where it unbalances the ledger instead of hiding.
+    A value that is not a fate counts as ``PENDING``, so that the ledger shows an imbalance.
 
     Parameters
     ----------
@@ -57,7 +56,7 @@ def settle_fates(fate: Fates, n: I64, last: I64, counts: I64Array) -> None:
     last : int64
         SESSION or SESSION_OFF.
     counts : int64[N_FATES]
-        Set to the number of rows of each fate. What is no fate counts as PENDING, as in :func:`count_fates`.
+        Set to the number of rows of each fate. A value that is not a fate counts as PENDING, as in :func:`count_fates`.
     """
     for k in range(N_FATES):
         counts[k] = 0
@@ -88,7 +87,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def receive(self, worker: int, frames: int) -> None:
-        """Count ``frames`` located in a block, before anything is known of them."""
+        """Count ``frames`` frames located in a block, before they are decoded."""
         self._received[worker] += frames
 
     def settle(self, worker: int, counts: I64Array) -> None:
@@ -96,7 +95,7 @@ class Ledger:
         self._fates[worker] += counts
 
     def settle_rows(self, worker: int, fate: U8Array, n: int) -> None:
-        """Count the fates of the rows ``0 <= i < n`` of a batch straight into the worker's row."""
+        """Add the fates of the rows ``0 <= i < n`` of a batch to the worker's row."""
         count_fates(fate, n, self._fates[worker])
 
     def skip_oversized(self, frames: int) -> None:
@@ -106,7 +105,7 @@ class Ledger:
 
     @property
     def received(self) -> int:
-        """Frames received so far (oversized ones are not among them)."""
+        """Frames received so far, without oversized ones."""
         return int(self._received.sum())
 
     @property
@@ -120,10 +119,10 @@ class Ledger:
         return total
 
     def balance(self) -> dict[str, int]:
-        """Return the counts by name, and under ``imbalance`` the frames received less those with a fate.
+        """Return the counts by name; ``imbalance`` is the frames received minus the frames with a fate.
 
-        A positive imbalance means frames without a fate (those left ``pending`` are among them), a negative
-        one frames counted twice.
+        A positive imbalance means frames without a fate (the ``pending`` ones included). A negative imbalance
+        means frames counted twice.
         """
         fates = self.fates().tolist()
         received = self.received
@@ -135,13 +134,13 @@ class Ledger:
 
     @property
     def closed(self) -> bool:
-        """Whether every frame received has exactly one fate; meaningful after the grace period."""
+        """Whether every received frame has exactly one fate; only valid after the grace period."""
         return self.balance()["imbalance"] == 0 and not self.fates()[PENDING]
 
     def to_metadata(self) -> dict[str, str]:
         """Return the balance as key-value metadata for a Parquet footer.
 
-        Keys are :data:`METADATA_PREFIX` and a name of :meth:`balance`, values decimal numbers;
+        Each key is :data:`METADATA_PREFIX` plus a name of :meth:`balance`, each value a decimal number;
         ``edm.ledger.closed`` is ``true`` or ``false``.
         """
         balance = self.balance()

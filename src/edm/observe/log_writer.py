@@ -1,7 +1,7 @@
-"""Where lines go that must not wait for their reader: a bounded queue, and a thread of its own that writes.
+"""Writes log lines from a bounded queue in a separate thread, so that logging never blocks.
 
-A log's reader may stop (the driver of a container with a full disk, a terminal that is held), and then a write
-waits for ever. Whoever logs must not.
+The reader of a log may stop reading (a container's log driver with a full disk, a paused terminal). A write to it
+then blocks without limit, and no worker may block with it.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from collections.abc import Callable
 from typing import TextIO
 
 MOST_LINES = 8192
-"""Lines that may wait."""
+"""Lines that may be queued."""
 MOST_CHARACTERS = 4 << 20
-"""Characters of all lines that may wait."""
+"""Characters of all queued lines."""
 
-_SAY_EVERY = 1.0  # seconds between two lines that tell of dropped ones
+_SAY_EVERY = 1.0  # seconds between two reports of dropped lines
 
 
 class LineWriter:
-    """Takes lines without ever waiting, and writes them to a stream in the order in which they came.
+    """Queues lines without blocking; a thread writes them to a stream in their order.
 
     Parameters
     ----------
     stream : text file
-        Written to through its descriptor if it has one: nothing of ours may stay in its buffer.
+        Written to through its file descriptor if it has one, so that no line stays in the stream's buffer.
     on_dropped : callable
-        Called in the writing thread, when lines get through again, with the number of those that did not since it
-        was last told. What it logs is taken however many lines wait.
+        Called in the writing thread, when the stream takes lines again, with the number of lines dropped since the
+        last call. What it logs itself is queued even if the queue is full.
     most_lines, most_characters : int
-        What may wait.
+        Limits of the queue.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class LineWriter:
         self._dropped = 0
         self._said = 0
         self._next_say = 0.0
-        self._works = True  # the last line got through
+        self._works = True  # the stream took the last line
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="edm-log", daemon=True)
         self._thread.start()
 
     @property
     def dropped(self) -> int:
-        """Lines that were dropped, since too many waited or the stream did not take them."""
+        """Lines dropped because the queue was full or the stream did not take them."""
         return self._dropped
 
     def msg(self, line: str) -> None:
-        """Take a line, or drop it if too many wait."""
+        """Queue a line, or drop it if the queue is full."""
         with self._changed:
             full = (
                 len(self._lines) >= self._most_lines or self._characters + len(line) > self._most_characters
@@ -84,7 +84,7 @@ class LineWriter:
     log = debug = info = warn = warning = error = critical = fatal = exception = failure = err = msg
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all lines are written, at most ``timeout`` seconds; tell whether they are."""
+        """Wait at most ``timeout`` seconds until all lines are written; return whether they are."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._lines and not self._writing, timeout)
 
@@ -106,7 +106,7 @@ class LineWriter:
             self._say()
 
     def _patience(self) -> float | None:
-        """Return how long to wait for a line: without end, unless there is something to say."""
+        """Return the seconds to wait for a line: no limit, unless dropped lines are to be reported."""
         if self._works and self._dropped > self._said:
             return max(0.0, self._next_say - time.monotonic())
         return None
@@ -120,18 +120,18 @@ class LineWriter:
             self._on_dropped(lost)
 
     def _write(self, line: str) -> bool:
-        """Write a line and its end; tell whether the stream took it."""
+        """Write a line and a line break; return whether the stream took them."""
         try:
             if self._fd < 0:
                 self._stream.write(line + "\n")
                 self._stream.flush()
                 return True
-            # One write for both, or lines of two processes on one pipe would interleave.
+            # One write for line and line break; otherwise lines of two processes on one pipe would mix.
             data = memoryview((line + "\n").encode("utf-8", "backslashreplace"))
             while data:
                 try:
                     data = data[os.write(self._fd, data) :]
-                except BlockingIOError:  # another process that has the pipe made it one that does not wait
+                except BlockingIOError:  # another process set the shared pipe to non-blocking
                     poll = select.poll()
                     poll.register(self._fd, select.POLLOUT)
                     poll.poll()

@@ -1,8 +1,8 @@
 """Logs: JSON lines with the fields of the Go daemon (Go's ``log/slog``), or readable text on a terminal.
 
 Modules log with ``structlog.get_logger()``; records of the standard ``logging`` (the web server, the MQTT
-client) take the same way. Every line passes the privacy filter. Errors that a peer can cause as often as it
-likes are logged through :class:`RateLimited`.
+client) take the same path. Every line passes the privacy filter. Errors that a peer can cause at any rate are
+logged through :class:`RateLimited`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LEVELS = {"warning": "WARN", "critical": "ERROR", "exception": "ERROR", "fatal"
 _MAX_KEYS = 1024
 
 FLUSH_SECONDS = 2.0
-"""How long the end of the program waits for whoever reads the log."""
+"""Seconds that the program waits at exit for the last log lines to be written."""
 
 Event = MutableMapping[str, Any]
 
@@ -53,7 +53,7 @@ def _level_of(method: str) -> str:
 
 
 class _SlogFields:
-    """Processor: the fields that every line of the Go daemon begins with, then the event's own."""
+    """Processor that puts the Go daemon's fixed fields first, then the event's own fields."""
 
     def __init__(self) -> None:
         self.constant = {
@@ -71,7 +71,7 @@ class _SlogFields:
         }
         fields.update(self.constant)
         for key, value in event.items():
-            # A field must not pass itself off as one of the line's own.
+            # A field of the event must not replace a fixed field.
             fields[f"{key}_" if key in fields else key] = value
         return fields
 
@@ -79,7 +79,7 @@ class _SlogFields:
 def _to_json(_logger: Any, _method: str, event: Event) -> str:
     try:
         line = json.dumps(event, allow_nan=False, default=repr)
-    except ValueError:  # not a number, infinite or circular: no JSON for it
+    except ValueError:  # NaN, infinity or a circular structure: JSON has no form for it
         line = json.dumps(
             {key: value if isinstance(value, str) else repr(value) for key, value in event.items()}
         )
@@ -88,7 +88,7 @@ def _to_json(_logger: Any, _method: str, event: Event) -> str:
 
 def _text_head(_logger: Any, method: str, event: Event) -> Event:
     for key, value in event.items():
-        # Text from a peer must not steer the terminal.
+        # Text from a peer must not send control characters to the terminal.
         if isinstance(value, str):
             event[key] = visible(value, lines=key in ("exception", "stack"))
     event["timestamp"] = time.strftime("%H:%M:%S")
@@ -97,14 +97,14 @@ def _text_head(_logger: Any, method: str, event: Event) -> Event:
 
 
 class _Output:
-    """Writes lines to a stream. A stream that is gone must never take a worker down with it."""
+    """Writes lines to a stream; a closed or broken stream must not end a worker."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.lock = threading.Lock()
 
     def msg(self, line: str) -> None:
-        # One write for the line and its end, or lines of two processes on one pipe would interleave.
+        # One write for line and line break; otherwise lines of two processes on one pipe would mix.
         try:
             with self.lock:
                 try:
@@ -119,7 +119,7 @@ class _Output:
 
 
 class _Bridge(logging.Handler):
-    """Hands records of the standard logging to structlog; warnings and errors only as often as our own."""
+    """Passes records of the standard logging to structlog; warnings and errors are rate-limited."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def configure(
     privacy: PrivacyFilter | None = None,
     background: bool = False,
 ) -> None:
-    """Set up logging for the process; a later call replaces the set-up.
+    """Set up logging for the process; a later call replaces this configuration.
 
     Parameters
     ----------
@@ -164,10 +164,10 @@ def configure(
     stream : text file, optional
         Standard error if not given.
     privacy : PrivacyFilter, optional
-        The filter that all lines pass; one with the usual operator keys if not given.
+        The filter for all lines; by default one with :data:`edm.observe.privacy.OPERATOR_KEYS`.
     background : bool
-        Never wait for whoever reads the stream: a thread writes the lines, and those that it cannot get rid of are
-        dropped and counted (:func:`dropped_lines`). Who sets this calls :func:`flush` at the end.
+        Never block on the stream: a thread writes the lines, and lines beyond its queue are dropped and counted
+        (:func:`dropped_lines`). The caller then has to call :func:`flush` at exit.
     """
     global _writer
     if stream is None:
@@ -177,7 +177,7 @@ def configure(
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.StackInfoRenderer(),
-        # Exceptions become text before the filter, without local variables, so that it sees all there is.
+        # Exceptions become text (without local variables) before the filter, so that the filter sees all of it.
         structlog.processors.format_exc_info,
         privacy or PrivacyFilter(),
     ]
@@ -211,12 +211,12 @@ _writer: LineWriter | None = None
 
 
 def dropped_lines() -> int:
-    """Return how many lines were dropped because nobody read them."""
+    """Return the number of lines dropped because nobody read the log."""
     return _writer.dropped if _writer is not None else 0
 
 
 def flush(timeout: float) -> bool:
-    """Wait for the lines logged so far to be written, at most ``timeout`` seconds; tell whether they are."""
+    """Wait at most ``timeout`` seconds until all lines are written; return whether they are."""
     return _writer is None or _writer.flush(timeout)
 
 
@@ -225,7 +225,7 @@ def _tell_dropped(lines: int) -> None:
 
 
 def _log_what_nobody_caught() -> None:
-    """Have the interpreter log exceptions that nobody catches: it would wait for the reader of standard error."""
+    """Log uncaught exceptions; the interpreter's own output to standard error could block."""
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         if not issubclass(args.exc_type, SystemExit) and args.exc_value is not None:
@@ -259,10 +259,10 @@ class _Bucket:
 
 
 class RateLimited:
-    """A logger for errors that a peer can cause at will: a few lines, then one per interval with a count.
+    """A logger for errors that a peer can cause at any rate: a few lines, then one per interval with a count.
 
-    Events are told apart by their message alone, which therefore must be a literal; a field that comes from
-    the stream cannot open a new budget. It never sleeps; any thread may call it.
+    Each message has its own budget and therefore must be a literal. Fields do not count, so text from the stream
+    cannot open a new budget. It never sleeps; any thread may call it.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ class RateLimited:
     clock : callable
         Monotonic seconds.
     on_suppressed : callable, optional
-        Told how many errors were just kept out of the log (``metrics.count_suppressed``).
+        Called with the number of errors that were just not logged (``metrics.count_suppressed``).
     """
 
     def __init__(
@@ -308,14 +308,14 @@ class RateLimited:
         self._log("error", event, count, fields)
 
     def take(self, event: str) -> int | None:
-        """Count ``event``; return how many were suppressed before if the caller may log its line now, else None."""
+        """Count ``event``; return the number suppressed before if the caller may log now, else None."""
         with self._lock:
             return self._take("warning", event, 1, {})
 
     def flush(self) -> None:
-        """Log what was suppressed of events that have not come again since, one line each.
+        """Log one line for each event that has suppressed errors not yet reported.
 
-        The owner calls it now and then and at shutdown; it does not take from the budget.
+        The owner calls it periodically and at shutdown; these lines do not use the budget.
         """
         with self._lock:
             waiting = [(event, b, b.suppressed) for event, b in self._buckets.items() if b.suppressed]
@@ -339,10 +339,10 @@ class RateLimited:
         getattr(self._logger, level)(event, count=count, **fields)
 
     def _take(self, level: str, event: str, count: int, fields: dict[str, Any]) -> int | None:
-        """Return how many were suppressed before if a line may be logged, else None."""
+        """Return the number suppressed before if a line may be logged, else None."""
         now = self._clock()
         if event not in self._buckets and len(self._buckets) >= _MAX_KEYS:
-            event = ""  # messages that are no literals after all share one budget
+            event = ""  # too many messages, so they are not literals: the rest share one budget
         bucket = self._buckets.get(event)
         if bucket is None:
             bucket = self._buckets[event] = _Bucket(self._burst, now)

@@ -1,9 +1,8 @@
-"""Metrics: the Go daemon's names with their meaning, and what this program has to tell beyond them.
+"""Metrics: those of the Go daemon with the same names and meaning, and further ones.
 
-A labelled ``inc`` of the client library costs near a microsecond, so per-frame facts are never counted one by
-one: a worker hands over one array per batch, which is added to a total, and the total becomes samples when
-somebody scrapes. Gauges ask their owner at scrape time. Nothing here is global: two :class:`Metrics` know
-nothing of each other.
+A labelled ``inc`` of the client library costs nearly a microsecond, so frames are never counted one by one. A
+worker passes one array per batch, which is added to a total; a scrape turns the total into samples. Gauges ask
+their owner at scrape time. Nothing here is global: two :class:`Metrics` are independent.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from edm.observe.ledger import FATE_NAMES, Ledger
 from edm.observe.logs import dropped_lines
 from edm.observe.senders import Senders
 
-# The library's own switch, for the whole process: creation times double the size of an answer for nothing.
+# The library has only this process-wide switch. Creation times would double the size of a scrape without use.
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _FATE_COUNTERS = (
@@ -91,13 +90,13 @@ class _Totals(Collector):
         yield by_fate
 
     def describe(self) -> Iterable[Metric]:
-        return list(self.collect())  # lets the registry refuse a second metric of the same name
+        return list(self.collect())  # so that the registry can refuse a second metric with the same name
 
 
 class _Callback(Collector):
     """A gauge or counter whose owner is asked for the value at scrape time.
 
-    An owner that fails (it may be going down) leaves out this one sample instead of failing the whole scrape.
+    If the owner fails (it may be stopping), only this sample is missing and the scrape goes on.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class _Callback(Collector):
     def collect(self) -> Iterator[Metric]:
         try:
             value = float(self.function())
-        except Exception:  # a scrape must survive whatever the owner is going through
+        except Exception:  # a scrape must not fail with the owner
             return
         yield self.family(self.name, self.documentation, value=value)
 
@@ -129,7 +128,7 @@ class Metrics:
     ----------
     registry : prometheus_client.CollectorRegistry
     faults : Faults
-        Where what is lost or goes wrong is reported; it counts as well.
+        Where defects and losses are reported; they count in ``edm_faults_total``.
     senders : Senders
         Frames by message type and identity.
     """
@@ -206,7 +205,7 @@ class Metrics:
             "HTTP requests and connections that were refused",
             ("endpoint", "reason"),
         )
-        # As the Go client's handler counts its own work.
+        # Same names as the HTTP handler of the Go client library.
         self.scrapes = self.counter(
             "promhttp_metric_handler_requests_total", "Scrapes by HTTP status code", ("code",)
         )
@@ -245,9 +244,9 @@ class Metrics:
         return prometheus.Histogram(name, documentation, labels, buckets=buckets, registry=self.registry)
 
     def callback(self, name: str, documentation: str, function: Callable[[], float]) -> None:
-        """Add a metric without labels whose value is asked for at scrape time.
+        """Add a metric without labels; ``function`` returns its value at scrape time.
 
-        Whoever owns the value declares it. A name that ends in ``_total`` becomes a counter, any other a gauge.
+        The owner of the value calls this. A name that ends in ``_total`` becomes a counter, any other a gauge.
         ``function`` runs in the HTTP thread: it must be quick and must not block.
         """
         family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
@@ -256,7 +255,7 @@ class Metrics:
     # Counting in bulk
 
     def count_fates(self, counts: I64Array) -> None:
-        """Add the fates of one batch, ``int64[N_FATES]``; also feeds the Go daemon's per-frame counters."""
+        """Add the fates of one batch, ``int64[N_FATES]``; the Go daemon's per-frame counters follow from them."""
         with self._totals.lock:
             self._totals.fates += counts
 
@@ -283,7 +282,7 @@ class Metrics:
         self._totals.add({"edm_frames_oversized_total": frames})
 
     def count_pseudonyms(self, hits: int, evicted: int) -> None:
-        """Count what one batch did to the pseudonym cache."""
+        """Count the cache hits and evictions of one batch in the pseudonym cache."""
         self._totals.add({"edm_cryptopan_lru_hit_total": hits, "edm_cryptopan_lru_evicted_total": evicted})
 
     def count_new_qnames(self, queued: int, discarded: int, dropped: int = 0) -> None:
@@ -292,11 +291,11 @@ class Metrics:
         Parameters
         ----------
         queued : int
-            Those that the queue took and, as the Go daemon counts, those that were ``dropped``.
+            Events that the queue took, plus the ``dropped`` ones (the Go daemon counts them here too).
         discarded : int
-            Those for which the queue had no room.
+            Events for which the queue had no room.
         dropped : int
-            Those whose time cannot be written (beyond the year 9999).
+            Events whose time cannot be written (beyond the year 9999).
         """
         self._totals.add(
             {
@@ -313,19 +312,19 @@ class Metrics:
     # Events
 
     def reloaded(self, part: str, ok: bool) -> None:
-        """Count a reload of ``part`` (say ``config`` or ``ignored_clients``) and remember when it worked."""
+        """Count a reload of ``part`` (for example ``config`` or ``ignored_clients``) and store its time."""
         self.reloads.labels(part, "ok" if ok else "error").inc()
         last = self.reload_last_success if ok else self.reload_last_failure
         last.labels(part).set(time.time())
 
     def loaded(self, part: str) -> None:
-        """Remember that ``part`` was loaded at start; its reloads are counted from 0."""
+        """Store the time at which ``part`` was loaded at start; its reload counters begin at 0."""
         self.reload_last_success.labels(part).set(time.time())
         for result in ("ok", "error"):
             self.reloads.labels(part, result)
 
     def rotated(self, seconds: float, ok: bool = True) -> None:
-        """Count a rotation and how long it took."""
+        """Count a rotation that took ``seconds``."""
         self.rotations.labels("ok" if ok else "error").inc()
         self.rotation_seconds.observe(seconds)
 

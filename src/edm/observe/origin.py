@@ -1,8 +1,8 @@
-"""Whether a request may come from where it says it comes from: a browser must not be made to ask for others.
+"""Checks the headers of HTTP requests, so that a foreign web page cannot use a visitor's browser to send them.
 
-A page of a foreign site can have its own name lead to this machine (DNS rebinding) and then read answers as if they
-were its own; and it can have requests sent without reading the answers. The first shows in ``Host``, the second in
-``Origin`` and the Fetch Metadata (https://www.w3.org/TR/fetch-metadata/).
+A foreign page can let its own host name resolve to this machine (DNS rebinding) and then read the answers. It can
+also send requests without reading the answers. The first attack shows in ``Host``, the second in ``Origin`` and in
+Fetch Metadata (https://www.w3.org/TR/fetch-metadata/).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, Mapping
 
 ANY = "*"
-"""Among the allowed names: all are allowed."""
+"""As an allowed name: every host name is allowed."""
 
 _HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::\d*)?")
 
@@ -27,7 +27,7 @@ def host_of(header: str) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Tell whether ``host`` is an IP address: no name that somebody could have lead here."""
+    """Return whether ``host`` is an IP address; an address cannot be used for DNS rebinding."""
     address, zone, _ = host.partition("%")
     try:
         # Only IPv6 has zones.
@@ -37,12 +37,12 @@ def is_address(host: str) -> bool:
 
 
 class Origins:
-    """Judges requests by their headers.
+    """Decides by its headers whether a request may be answered.
 
     Parameters
     ----------
     names : iterable of str
-        Names allowed in ``Host`` beyond addresses, those of loopback, and this machine's own.
+        Names allowed in ``Host`` besides addresses, loopback names and this machine's own name.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -58,7 +58,7 @@ class Origins:
         return None
 
     def _knows(self, header: str) -> bool:
-        if not header or ANY in self._names:  # without the header it is no browser
+        if not header or ANY in self._names:  # a browser always sends the header
             return True
         host = host_of(header)
         return is_address(host) or host in self._names or host.endswith(".localhost")
@@ -70,7 +70,7 @@ class Origins:
             return origin.partition("://")[2].lower() != headers.get("host", "").strip().lower()
         if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
             return False
-        # A link to here, say from a list of bookmarks on another site, shows the page to nobody but its reader.
+        # A link on another site, such as a bookmark list, is harmless: only the person who follows it sees the page.
         follows_link = (
             headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         )

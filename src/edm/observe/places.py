@@ -1,4 +1,4 @@
-"""Who may have a connection to an HTTP server: places, by peer, with some kept for those that behave."""
+"""Limits the connections to an HTTP server, in total and per peer; some are reserved for known good peers."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections import Counter, OrderedDict
 from typing import Protocol
 
 MOST = 64
-"""Connections at once."""
+"""Most connections at the same time."""
 MOST_BY_PEER = 32
-"""Connections of one peer at once."""
+"""Most connections of one peer at the same time."""
 RESERVED = 16
-"""Places for peers that have had a good answer before."""
+"""Places reserved for peers that got a successful answer before."""
 
 _REMEMBERED = 256
 
 
 class Visitor(Protocol):
-    """A connection, as far as its place is concerned."""
+    """A connection, as :class:`Places` sees it."""
 
     peer: str
     answered: bool
-    """Whether it has had an answer."""
+    """Whether it has got an answer."""
 
     @property
     def waiting(self) -> bool:
-        """Whether no whole request of it is being answered."""
+        """Whether the connection has no complete request that is being answered."""
 
     def displace(self) -> None:
-        """End at once, in favour of another one."""
+        """Close at once, to make room for another connection."""
 
 
 def peer_of(host: str) -> str:
-    """Return what counts as one peer: an IPv4 address, or the /64 of an IPv6 one."""
+    """Return the peer of an address: an IPv4 address itself, or the /64 prefix of an IPv6 address."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -45,11 +45,10 @@ def peer_of(host: str) -> str:
 
 
 class Places:
-    """The places of a server. For one thread.
+    """The connection places of a server. To be used by one thread only.
 
-    When there is none for a new connection, one that waits gives way to it: first those that have never had an
-    answer, first of the peer that has the most, and the oldest first. Connections whose request is being answered
-    keep their place.
+    When no place is free, a new connection replaces one without a running request. Connections that never got an
+    answer are chosen first, then those of the peer with the most connections, then the oldest.
 
     Parameters
     ----------
@@ -66,7 +65,7 @@ class Places:
         self._known: OrderedDict[str, None] = OrderedDict()
 
     def make_room(self, peer: str) -> tuple[bool, bool]:
-        """Tell whether a new connection of ``peer`` may have a place, and whether another one gave way."""
+        """Return whether ``peer`` may open a connection, and whether another one was closed for it."""
         if self._count[peer] >= self._by_peer:
             candidates = [visitor for visitor in self._taken if visitor.peer == peer]
         elif len(self._taken) >= self._most:
@@ -86,12 +85,12 @@ class Places:
         return True, True
 
     def take(self, visitor: Visitor) -> None:
-        """Give a place that was made."""
+        """Give ``visitor`` the place that :meth:`make_room` allowed."""
         self._taken[visitor] = None
         self._count[visitor.peer] += 1
 
     def leave(self, visitor: Visitor) -> None:
-        """Take a connection's place back, if it has one."""
+        """Free a connection's place, if it has one."""
         if visitor in self._taken:
             del self._taken[visitor]
             self._count[visitor.peer] -= 1
@@ -99,14 +98,14 @@ class Places:
                 del self._count[visitor.peer]
 
     def behaved(self, peer: str) -> None:
-        """Remember a peer that had a good answer."""
+        """Remember a peer that got a successful answer."""
         self._known[peer] = None
         self._known.move_to_end(peer)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 
     def misbehaved(self, peer: str) -> None:
-        """Forget a peer that sent what is no request."""
+        """Forget a peer that sent a malformed request."""
         self._known.pop(peer, None)
 
     def _strangers(self) -> int:

@@ -1,8 +1,8 @@
-"""The privacy filter of the logs: nothing that may be a client's address leaves through a log line.
+"""The privacy filter of the logs: hides everything in a log line that may be a client's address.
 
-It errs on the side of hiding. Text that merely looks like an address (a version number of four parts, a
-certificate fingerprint) is hidden too, bytes are never shown, since four of them may be an address as well,
-and their Python notation is hidden where it has found its way into text.
+It rather hides too much. Text that only looks like an address (a version number of four parts, a certificate
+fingerprint) is hidden too. Bytes are never shown, because four of them may be an address; their Python notation
+(``b'...'``) is hidden in text as well.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 from edm.errors import mask_passwords
 
 HIDDEN = "<address>"
-"""Stands where an address was."""
+"""Replaces each address."""
 
 OPERATOR_KEYS = frozenset({"address", "server", "url", "startup_error"})
-"""Keys whose values name what the operator configured, such as where a server listens or why it cannot: at
-start no frame, and so no client address, has come in yet."""
+"""Keys whose values come from the configuration, such as the address of a server. ``startup_error`` is safe
+because at start no frame, and so no client address, has come in yet."""
 
 _V4 = r"\d{1,3}(?:\.\d{1,3}){3}"
 _GROUP = r"[0-9A-Fa-f]{1,4}"
 _V6_TAIL = rf"(?:{_V4}|{_GROUP})"
-# No anchors: in the repr of a line break and an address, the address follows the letter n. The repetitions
-# are bounded, so the time stays linear.
+# No anchors: in the repr of a line break before an address, the address follows the letter n. Repetitions are
+# bounded, so matching takes linear time.
 _ADDRESS = re.compile(
     rf"(?:{_GROUP}(?::{_GROUP}){{0,6}})?::(?:(?:{_GROUP}:){{0,6}}{_V6_TAIL})"  # a::b, ::b, ::ffff:192.0.2.1
     rf"|{_GROUP}(?::{_GROUP}){{0,6}}::"  # a::
@@ -37,7 +37,7 @@ _DEPTH = 6
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with everything hidden that looks like an IP address, a password in a URL, or Python's bytes."""
+    """Return ``text`` with IP addresses, passwords in URLs and Python bytes literals hidden."""
     text = mask_passwords(text)
     if "b'" in text or 'b"' in text:
         text = _BYTES.sub("b'...'", text)
@@ -47,7 +47,7 @@ def redact(text: str) -> str:
 
 
 def redact_value(value: Any, depth: int = _DEPTH) -> Any:
-    """Return a log field's value with addresses hidden, in containers too.
+    """Return a log field's value with addresses hidden, also inside containers.
 
     Objects other than numbers, text and containers are replaced by their redacted ``repr``, bytes by their
     length, arrays by their type.

@@ -1,6 +1,6 @@
-"""Profiles of the running program, in forms that Python users read: stacks, sampled stacks, memory.
+"""Profiles of the running program: thread stacks, sampled stacks, memory use.
 
-They show code and threads, never data: no local variables, no addresses, no secrets of the command line.
+They show code and threads, never data: no local variables, no addresses, no secrets from the command line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Stack = tuple[int, tuple[Site, ...]]
 
 
 class ProfileError(EdmError):
-    """A profile cannot be taken as asked for."""
+    """The requested profile cannot be taken."""
 
 
 class Samples:
@@ -49,9 +49,9 @@ class Samples:
     names : dict
         Thread name by identifier.
     seconds : float
-        Time the sampling took.
+        Duration of the sampling.
     rounds : int
-        How often all threads were looked at.
+        Number of times all threads were sampled.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Samples:
         self.rounds = 0
 
     def take(self, skip: int) -> None:
-        """Look once at the stacks of all threads except ``skip``."""
+        """Sample the stacks of all threads once, except the thread with identifier ``skip``."""
         for ident, frame in sys._current_frames().items():
             if ident == skip:
                 continue
@@ -76,7 +76,7 @@ class Samples:
         self.rounds += 1
 
     def collapsed(self) -> str:
-        """Return lines of ``thread;outermost;...;innermost count``, the input of flame graph tools."""
+        """Return lines ``thread;outermost;...;innermost count``, as flame graph tools read them."""
         lines: Counter[str] = Counter()
         for (ident, sites), count in self.stacks.items():
             frames = [self.names[ident], *(_describe(site) for site in sites)]
@@ -84,7 +84,7 @@ class Samples:
         return "".join(f"{line} {count}\n" for line, count in sorted(lines.items()))
 
     def speedscope(self) -> str:
-        """Return the JSON of https://www.speedscope.app/file-format-schema.json, a profile per thread."""
+        """Return JSON after https://www.speedscope.app/file-format-schema.json, one profile per thread."""
         numbers: dict[Site, int] = {}
         profiles: dict[int, tuple[list[list[int]], list[float]]] = {}
         weight = self.seconds / max(1, self.rounds)
@@ -133,7 +133,7 @@ def _describe(site: Site) -> str:
 
 
 def _thread_names() -> dict[int, str]:
-    # A thread may be named after what it serves.
+    # A thread's name may contain the address that it serves.
     return {t.ident: redact(t.name) for t in threading.enumerate() if t.ident is not None}
 
 
@@ -145,15 +145,15 @@ class Profiler:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End a profile being taken, with what it has, and take no more."""
+        """End a running profile early (its samples are kept), and take no more profiles."""
         self._stopped.set()
 
     def sample(self, seconds: float, hertz: float = 100.0) -> Samples:
-        """Look at all threads ``hertz`` times a second for ``seconds``; blocks for that long.
+        """Sample all threads ``hertz`` times a second for ``seconds`` seconds; blocks for that long.
 
-        Threads that wait are sampled like those that run: the times are wall-clock times. Between two samples
-        the profiler waits at least nine times as long as a sample took, so that it never costs more than a
-        tenth of the interpreter however many threads there are.
+        Waiting threads are sampled like running ones: times are wall-clock times. Between two samples the profiler
+        pauses at least nine times as long as a sample took. So it never takes more than a tenth of the
+        interpreter's time, however many threads there are.
 
         Raises
         ------
@@ -206,7 +206,7 @@ def thread_stacks() -> str:
 
 
 def heap_summary(top: int = 50) -> str:
-    """Return what the process holds: memory in all, the collector's view, allocation sites if traced."""
+    """Return the memory use of the process: total, garbage collector, and allocation sites if traced."""
     lines = []
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
@@ -229,7 +229,7 @@ def heap_summary(top: int = 50) -> str:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Return the command line, NUL between arguments, the values of secret flags replaced by ``***``."""
+    """Return the command line with NUL between arguments and ``***`` for the values of secret flags."""
     shown = []
     hide_next = False
     for argument in arguments:

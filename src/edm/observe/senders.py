@@ -1,4 +1,4 @@
-"""Frames by message type and by identity, and a warning where one sender's answers count twice."""
+"""Counts frames by message type and by identity; warns when one sender's answers are counted twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edm.files.visible import visible
 from edm.kernel.columns import I64Array, U8Array
 
 IDENTITIES = 32
-"""Identities with a series of their own; the others share one."""
+"""Most identities with their own time series; all others share one."""
 
 _OTHER = "(other)"
 _NONE = "(none)"
@@ -72,7 +72,7 @@ class Senders(Collector):
             _BY_IDENTITY, "dnstap frames by the sender's identity", labels=["identity"]
         )
         labels: dict[str, int] = {}
-        for identity, total in counts.items():  # two identities may look the same once escaped
+        for identity, total in counts.items():  # two identities may give the same label after escaping
             label = _label(identity)
             labels[label] = labels.get(label, 0) + int(total.sum())
         for label, count in labels.items():

@@ -1,6 +1,6 @@
-"""The HTTP server below the applications: who gets in, how long a request may take to come, what that may cost.
+"""The HTTP server below the applications: limits connections, time to receive a request, and CPU time for both.
 
-All of this comes before a request is whole, and so before :class:`edm.observe.turns.Turns`.
+These limits apply before a request is complete, and so before :class:`edm.observe.turns.Turns`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from edm.observe.origin import Origins
 from edm.observe.places import Places, peer_of
 
 IDLE_SECONDS = 10.0
-"""How long a connection may be without a whole request."""
+"""Longest time that a connection may stay open without a complete request."""
 AGE_SECONDS = IDLE_SECONDS + profiles.MAX_SECONDS + 10.0
-"""How long it may be without an answer, with the time before its request."""
+"""Longest time without an answer, including the time before the request."""
 GRACE_SECONDS = 3.0
-"""How long requests being answered may take at a stop."""
+"""Longest time that running requests may take when the server stops."""
 SHARE = 0.1
-"""Part of one core that the server may take when connections come without a pause."""
+"""Largest share of one core for accepting connections when they arrive without a pause."""
 BACKLOG = 128
 REASONS = ("malformed", "host", "origin", "full", "displaced", "timeout")
 """Why a request or a connection was refused; see ``edm_http_refused_total`` in docs/operations.md."""
 
-_BURST = 0.25  # CPU seconds that a server which had rested may take at once
+_BURST = 0.25  # CPU seconds that an idle server may use at once
 _LONGEST_PAUSE = 0.5
 _PIECE_PAUSE = 0.01
 _LONGEST_PIECE_PAUSE = 0.25
@@ -58,19 +58,19 @@ def _is_ours_to_tell(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_TOLD_BY_US)
 
 
-# The library writes a line for each malformed request; here they are counted, and limited.
+# uvicorn logs each malformed request without a limit. Desk.refuse counts them and limits the log lines.
 logging.getLogger("uvicorn.error").addFilter(_is_ours_to_tell)
 
 
 class Desk:
-    """What the connections of one server share: its places, and what became of those who got none.
+    """State shared by the connections of one server: the places, and the count and log of refusals.
 
     Parameters
     ----------
     endpoint : str
         Names the server in logs.
     on_refused : callable
-        Told one of :data:`REASONS` each time.
+        Called with one of :data:`REASONS` at each refusal.
     on_suppressed : callable
         See :class:`RateLimited`.
     """
@@ -92,12 +92,12 @@ class Desk:
             self._limited.warning(text, endpoint=self._endpoint)
 
     def failed(self, reason: str) -> None:
-        """Log that accepting failed for now."""
+        """Log that accepting a connection failed; the server tries again."""
         self._limited.error("HTTP connection cannot be accepted", endpoint=self._endpoint, reason=reason)
 
 
 class Connection(H11Protocol):
-    """A connection that has a place, and keeps it only while it gets on."""
+    """A connection that holds a place, and is closed when it makes no progress in time."""
 
     def __init__(self, server: uvicorn.Server, desk: Desk, peer: str) -> None:
         super().__init__(server.config, server.server_state, {}, asyncio.get_running_loop())
@@ -109,11 +109,11 @@ class Connection(H11Protocol):
 
     @property
     def waiting(self) -> bool:
-        """Whether no whole request is being answered."""
+        """Whether no complete request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def displace(self) -> None:
-        """End at once, in favour of another connection."""
+        """Close at once, to make room for another connection."""
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -123,16 +123,16 @@ class Connection(H11Protocol):
         self._check = self.loop.call_later(IDLE_SECONDS, self._expire)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Free the place."""
         self._check.cancel()
         self._desk.places.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take a piece of a request; the more pieces it comes in, the longer the next one waits."""
+        """Take a piece of a request; the pause before the next read grows with the number of pieces."""
         try:
             super().data_received(data)
-        except Exception:  # what is no HTTP may take the library where it cannot answer
+        except Exception:  # input that is not HTTP may bring the library into a state where it cannot answer
             self._desk.refuse("malformed", self.peer)
             self.transport.abort()
             return
@@ -141,7 +141,7 @@ class Connection(H11Protocol):
             self.flow.pause_reading()
             self.loop.call_later(min(_LONGEST_PIECE_PAUSE, _PIECE_PAUSE * self._pieces), self._read_on)
         if not self.waiting and self.conn.their_state is h11.SEND_BODY:
-            # Nothing here reads a body: what is still coming ends with the connection.
+            # No handler reads a body, so the connection is closed after the answer.
             self.cycle.keep_alive = False
 
     def _read_on(self) -> None:
@@ -149,11 +149,11 @@ class Connection(H11Protocol):
             self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request."""
+        """Answer a malformed request with status 400."""
         self._desk.refuse("malformed", self.peer)
         try:
             super().send_400_response(msg)
-        except h11.LocalProtocolError:  # in the middle of an answer to an earlier one
+        except h11.LocalProtocolError:  # an earlier request is still being answered
             self.transport.abort()
 
     def on_response_complete(self) -> None:
@@ -174,7 +174,7 @@ class Connection(H11Protocol):
 
 
 class Gate:
-    """An ASGI application that answers only what may be asked from where it comes, and remembers who behaves."""
+    """An ASGI application that refuses requests of foreign origin and remembers peers with good requests."""
 
     def __init__(self, app: ASGIApp, origins: Origins, desk: Desk) -> None:
         self._app = app
@@ -182,7 +182,7 @@ class Gate:
         self._desk = desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or say why not."""
+        """Answer a request, or refuse it with status 403 and the reason."""
         reason = self._origins.objection(scope["method"], Headers(scope=scope))
         if reason is not None:
             self._desk.refuse(reason)
@@ -200,10 +200,10 @@ class Gate:
 
 
 class Server(uvicorn.Server):
-    """The library's server with an entrance of its own, and an end that is bounded.
+    """uvicorn's server with its own accept loop and a time limit for shutdown.
 
-    Connections are accepted one by one, and the next one only when those before have been paid for in time, as
-    :class:`edm.observe.turns.Turns` does with requests.
+    Connections are accepted one by one. After each, the loop pauses in proportion to the CPU time used, so that the
+    server stays within :data:`SHARE`; :class:`edm.observe.turns.Turns` does the same for requests.
     """
 
     def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
@@ -214,7 +214,7 @@ class Server(uvicorn.Server):
         self._credit = _BURST
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept."""
+        """Start to accept connections."""
         assert sockets is not None
         self._loop = asyncio.get_running_loop()
         self.servers = []
@@ -225,7 +225,7 @@ class Server(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting; requests being answered have :data:`GRACE_SECONDS`, or until :meth:`abort`."""
+        """Stop accepting; running requests may take :data:`GRACE_SECONDS`, or until :meth:`abort`."""
         if self._accepting is not None:
             self._accepting.cancel()
         for sock in sockets or ():
@@ -238,12 +238,12 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.02)
         for connection in list(state.connections):
             connection.transport.abort()
-        await asyncio.sleep(0)  # they notice
+        await asyncio.sleep(0)  # lets the connections handle the abort
         for task in list(state.tasks):
             task.cancel()
 
     def abort(self) -> None:
-        """End without regard to requests being answered; any thread may ask for it."""
+        """Stop at once, without waiting for running requests; any thread may call this."""
         self.should_exit = self.force_exit = True
 
     async def _accept(self, listener: socket.socket) -> None:
@@ -260,11 +260,11 @@ class Server(uvicorn.Server):
                 continue
             try:
                 await self._admit(sock, peer_of(address[0]))
-            except OSError:  # gone already
+            except OSError:  # the peer has already closed it
                 sock.close()
             cost, now = time.thread_time(), loop.time()
             credit = min(_BURST, self._credit + (now - when) * SHARE) - (cost - mark)
-            # Never deeper in debt than one pause pays for: those who wait in the backlog did not run it up.
+            # The debt is at most one pause: peers that wait in the backlog did not cause it.
             self._credit = max(credit, -_LONGEST_PAUSE * SHARE)
             mark, when = cost, now
             if self._credit < 0:
@@ -303,7 +303,7 @@ def make_server(app: ASGIApp, desk: Desk) -> Server:
 
 
 class Patient:
-    """An ASGI application that the end of the server interrupts without a word."""
+    """An ASGI application that ends silently when the server cancels its requests at shutdown."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Requests take turns, so that whoever asks without a pause leaves the interpreter to those who work on frames."""
+"""Limits the CPU time of HTTP requests, so that requests without a pause do not slow down the workers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from edm.observe.places import peer_of
 
 SHARE = 0.05
-"""Part of one core that answering may take."""
+"""Largest share of one core for answering requests."""
 
 LONGEST = 0.5
-"""Seconds that a request waits at most for having been paid for: what the thread did for others, such as refusing
-malformed requests for a minute, must not keep out the next one."""
+"""Longest pause in seconds after a request. Other work of the thread, such as refusing malformed requests for a
+minute, counts as cost too and must not block the next request for long."""
 
 
 class _Queue:
-    """A lock for which peers wait, each in a queue of its own, and are served one after the other.
+    """A lock with one queue per peer; the peers get the lock in turn.
 
-    However many requests one peer has waiting, another one waits for one of them only.
+    However many requests one peer has waiting, another peer waits for only one of them.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class _Queue:
 
     @asynccontextmanager
     async def turn(self, peer: str) -> AsyncIterator[None]:
-        """Wait for the turn of ``peer``, and have it."""
+        """Hold the lock for ``peer`` after waiting for its turn."""
         if self._held:
             await self._wait(peer)
         self._held = True
@@ -63,15 +63,14 @@ class _Queue:
         queue = self._waiting.pop(peer)
         queue.popleft().set()
         if queue:
-            self._waiting[peer] = queue  # behind the others
+            self._waiting[peer] = queue  # at the end of the order
 
 
 class Turns:
-    """An ASGI application whose requests wait until answering those before has been paid for in time.
+    """An ASGI application that pauses between requests in proportion to the CPU time of the one before.
 
-    A request that comes after a rest never waits. How long the others wait follows from the CPU time of the thread
-    that serves, so all that a request costs counts, whatever its path. Those of one peer do not
-    hold up those of another.
+    A request after an idle time never waits. The pause follows from the CPU time of the serving thread, so the whole
+    cost of a request counts, whatever its path. Requests of one peer do not delay those of another.
 
     Parameters
     ----------
@@ -96,12 +95,12 @@ class Turns:
             await asyncio.sleep(self._free - clock())
             began = clock()
             self._free = began + min(LONGEST, self._cost / self._share)
-        # Not within the turn: a request may have to wait for something else, such as a rotation.
+        # Outside the turn: a request may wait for something else, such as a rotation.
         try:
             await self._app(scope, receive, send)
         finally:
             now = time.thread_time()
-            # The first time, what the thread needed to come up is in it.
+            # The first measurement would include the start of the thread.
             self._cost = now - self._mark if self._mark else 0.0
             self._mark = now
             self._free = max(self._free, began + min(LONGEST, self._cost / self._share))

@@ -1,4 +1,4 @@
-"""The bounds of the disk budget, and what they lack at some moment."""
+"""The limits of the disk budget, and how many bytes are missing to meet them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Limits:
 
     @property
     def total_of_sessions(self) -> int:
-        """What everything together may take before session data give way."""
+        """Bytes that all data may take before session data is removed."""
         return self.total - self.total // 16
 
     @property
     def free_of_rest(self) -> int:
-        """Free bytes below which the rest gives way as well."""
+        """Free bytes below which other data than session data is removed too."""
         return self.free // 2
 
 
@@ -50,13 +50,13 @@ class Balance:
     free: dict[int, int]
 
     def lacking(self, device: int, most: int, least_free: int) -> int:
-        """Return how much of what lies on ``device`` has to go; a bound of 0 is none."""
+        """Return how many bytes must be removed on ``device``; a limit of 0 means none."""
         over = self.total - most if most else 0
         short = least_free - self.free[device] if least_free else 0
         return max(0, over, short)
 
     def lacks_rest(self, devices: Iterable[int], limits: Limits) -> bool:
-        """Tell whether more than session data has to give way on any of the devices."""
+        """Return whether more than session data must be removed on any of the devices."""
         return any(self.lacking(device, limits.total, limits.free_of_rest) for device in devices)
 
     def room_for_sessions(self, device: int, limits: Limits) -> int:

@@ -1,4 +1,4 @@
-"""The disk budget: bounds for what EDM stores, and what gives way first when they are reached.
+"""The disk budget: limits the stored data, and removes data in a fixed order when a limit is reached.
 
 Session data come first, histograms and events last. In this order: copies of histograms that Core has; files set
 aside because they are damaged; the oldest session files; new session rows, which are then not stored; the
@@ -234,7 +234,7 @@ class DiskBudget:
         balance.removed(home, waiting)
         if balance.lacks_rest(usage.devices.values(), limits):
             if not clean:
-                # The rest must not pay for what ought to have gone before.
+                # Other data is not removed for data that should have been removed before it.
                 state = CANNOT_BE_KEPT
             elif balance.lacking(home, limits.total, limits.free_of_rest) and any(
                 file.unfinished and file.size for file in usage.files["session"]
@@ -254,7 +254,7 @@ class DiskBudget:
     def _remove(
         self, kind: str, files: Iterable[StoredFile], balance: Balance, most: int, least_free: int
     ) -> _Shed:
-        """Remove files of one kind, in the order given, as far as the bounds demand it."""
+        """Remove files of one kind, in the order given, until the limits are met."""
         shed = _Shed()
         for file in files:
             if shed.failed >= _FAILURES:
@@ -287,7 +287,7 @@ class DiskBudget:
         self._limited.warning("removed to make room on the disk", kind=kind, bytes=size, **more)
 
     def _shed_rest(self, usage: Usage, balance: Balance) -> int:
-        """Let histograms, events and seen names give way; return the state."""
+        """Remove histograms, events and seen names as needed; return the state."""
         most, least = self.limits.total, self.limits.free_of_rest
         balance = self._leave_alone_what_does_not_help(usage, balance, least)
         if not balance.lacks_rest(usage.devices.values(), self.limits):

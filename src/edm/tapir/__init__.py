@@ -1,6 +1,6 @@
-"""TAPIR Core: what is sent there, and the keys with which it is sent.
+"""Sends events and histogram files to TAPIR Core, and holds the keys for that.
 
 Events and finished histogram files come in; signed MQTT messages and signed uploads go out. Besides
 :mod:`edm.observe` and :mod:`edm.cli` this is the only package that may use network libraries. Another output
-stands beside ``mqtt`` and ``upload`` as a package of its own.
+becomes its own package beside ``mqtt`` and ``upload``.
 """

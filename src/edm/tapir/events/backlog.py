@@ -1,4 +1,4 @@
-"""The events on their way out: on disk where possible, in memory where not, and what became of each."""
+"""The queue of outgoing events: on disk if possible, else in memory, with counts of every outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edm.tapir.events.queue_file import Entry, QueueFile
 from edm.tapir.events.steady_file import SteadyFile
 
 MEMORY_BYTES = 16 * 1024 * 1024
-"""Bound of the events kept in memory, because the disk cannot take them or is not to be used."""
+"""Most bytes of events kept in memory when the disk cannot take them or is not used."""
 
 _RETRY = 1.0
 _INSERT_BYTES = 4 * 1024 * 1024
@@ -129,7 +129,7 @@ class Backlog:
     def put(
         self, chunks: Sequence[Chunk], *, imported: bool = False, stored: Callable[[], None] = lambda: None
     ) -> bool:
-        """Append chunks; returns whether they, and all before them, are now on disk.
+        """Append chunks; return whether they and all earlier ones are now on disk.
 
         ``stored`` is called when they are, or cannot be for now, and before they can be fetched.
         """
@@ -151,7 +151,7 @@ class Backlog:
         return safe
 
     def maintain(self) -> None:
-        """Do what is due from time to time: move to disk what it could not take before, free disk space."""
+        """Do the periodic work: move events from memory to disk, and free disk space."""
         with self._lock:
             self._flush()
             with contextlib.suppress(*_TROUBLE):
@@ -159,7 +159,7 @@ class Backlog:
         self._limited.flush()
 
     def shed(self, size: int) -> tuple[int, int]:
-        """Make the file smaller by ``size`` bytes if possible, dropping the oldest events where that is needed.
+        """Make the file smaller by ``size`` bytes if possible; drop the oldest events if needed.
 
         Returns
         -------
@@ -266,7 +266,7 @@ class Backlog:
     def acknowledge(
         self, finished: Sequence[int], partial: tuple[int, int] | None, *, sent: int, failed: int
     ) -> None:
-        """Take note of what became of fetched entries; they must come in the order of fetching.
+        """Record the outcome of fetched entries, in the order in which they were fetched.
 
         Parameters
         ----------
@@ -305,7 +305,7 @@ class Backlog:
                     self._trouble(error)
 
     def _note(self) -> None:
-        """Write down what is done; what cannot be written now is remembered and not sent again."""
+        """Write finished entries to disk; those that cannot be written now are remembered and not sent again."""
         numbers = self._unnoted
         progress = self._progress if self._progress and self._progress[0] > self._finished else None
         owed = {name: amount for name, amount in self._owed.items() if amount}
@@ -316,7 +316,7 @@ class Backlog:
             self._owed = dict.fromkeys(self._owed, 0)
 
     def set_aside(self, topic: str, message: bytes, reason: str) -> None:
-        """Keep a finished message that the broker does not take in the file, for somebody to look at.
+        """Keep a message that the broker refuses in the file, for inspection.
 
         Its entry is acknowledged as any other. Without a file, or when it cannot be written, nothing is kept.
         """
@@ -330,7 +330,7 @@ class Backlog:
                 self._trouble(error)
 
     def rewind(self) -> None:
-        """Forget what was fetched and not acknowledged: it will be fetched again."""
+        """Make all fetched entries that are not acknowledged available for fetching again."""
         with self._lock:
             if self._closed:
                 return
@@ -351,7 +351,7 @@ class Backlog:
         )
 
     def close(self) -> int:
-        """Move to disk what is in memory and close the file; returns how many events this loses."""
+        """Move the events in memory to disk and close the file; return the number of events lost."""
         with self._lock:
             self.rewind()
             self._retry_at = 0.0

@@ -1,4 +1,4 @@
-"""Events out: from the queue that the workers fill to the broker, by way of the disk."""
+"""Sends events from the workers' queue to the broker, after storing them on disk."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ CHORES = 1.0
 """Seconds between two looks at what is due from time to time."""
 
 GATHER = 0.2
-"""Seconds for which events come together before they are stored: a transaction, the signing threads and the connection
-cost the same for one event as for hundreds, and what they use the workers have to do without."""
+"""Seconds for which events are collected before they are stored. A transaction costs the same for one event as for
+hundreds, and takes CPU time from the workers."""
 
 LEAST_GRACE = 1.0
 """Seconds that a stop takes at least, if it has to, to store what the workers found last."""
@@ -150,7 +150,7 @@ class EventsOut:
             raise KeyFileError("; ".join(problems))
 
     def _look_at_files(self) -> None:
-        """Take up what was renewed on disk."""
+        """Load keys and certificates that were renewed on disk."""
         self._key.refresh()
         self.certificate.refresh()
 
@@ -190,7 +190,7 @@ class EventsOut:
             try:
                 importing = self._import()
                 self._move_some(0.0 if importing else CHORES, size, batch)
-            except Exception:  # a bug must not stop the sending for good
+            except Exception:  # a defect must not stop the thread
                 self._metrics.faults.report(DEFECT)
                 self._log.exception("new names could not be moved to the queue")
                 time.sleep(CHORES)

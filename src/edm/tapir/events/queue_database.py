@@ -48,7 +48,7 @@ class DiskError(Exception):
 
 
 class DamagedFileError(Exception):
-    """The file is damaged as a whole, or no file of ours."""
+    """The whole file is damaged, or it is not a queue file."""
 
 
 class InUseError(Exception):
@@ -123,7 +123,7 @@ def sqlite_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Commit what is done meanwhile, or undo it if that fails."""
+    """Commit the changes of the body, or roll them back if it fails."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield

@@ -1,4 +1,4 @@
-"""What to do with a queue file that is damaged as a whole: set it aside, save what can still be read."""
+"""Replaces a damaged queue file: sets it aside and saves the events that can still be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edm.tapir.events.chunks import Chunk
 from edm.tapir.events.queue_file import TOTALS, Entry, QueueFile
 
 KEPT = 3
-"""So many damaged files are kept for somebody to look at."""
+"""Most damaged files kept for inspection."""
 
 _SIDE_FILES = ("", "-wal", "-shm")
 _SELECT = "SELECT id, done, topic, crc, body FROM entries ORDER BY id"

@@ -1,4 +1,4 @@
-"""The queue file as long as the program runs: opened anew when it has vanished, replaced when it is damaged."""
+"""Keeps a queue file usable while the program runs: reopens it if it vanished, replaces it if damaged."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class SteadyFile:
             return action(self._replaced(self.path, str(error), at_start))
         except DiskError as error:
             if self.file is not None and not error.full:
-                # A file that has vanished or turned read-only comes back only by opening it anew.
+                # A file that vanished or became read-only can be used only after it is opened again.
                 self._reopen(self.file, self.path)
             raise
 

@@ -1,4 +1,4 @@
-"""Where the MQTT broker is: the setting ``mqtt-server`` taken apart."""
+"""Parses the setting ``mqtt-server``: the address of the MQTT broker."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from edm.errors import ConfigError
 _TLS_SCHEMES = frozenset(("ssl", "tls", "mqtts", "mqtt+ssl", "tcps", "wss"))
 _WEBSOCKET_PORTS = {"ws": 80, "wss": 443}
 _PORTS = {True: 8883, False: 1883}
-"""The ports registered for MQTT with and without TLS."""
+"""The ports registered for MQTT, with and without TLS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker is and how to speak to it.
+    """The address of the broker and the transport to use.
 
     Attributes
     ----------
     url : str
-        For messages.
+        The setting as text, for log messages.
     host : str
     port : int
-        If the URL names none, the one registered for its scheme.
+        The URL's port, or the one registered for its scheme.
     tls : bool
     websocket_path : str or None
-        None without WebSocket.
+        None if WebSocket is not used.
     """
 
     url: str
@@ -38,12 +38,12 @@ class Broker:
 
     @classmethod
     def parse(cls, server: str) -> Broker:
-        """Return the broker of the setting ``mqtt-server``.
+        """Return the broker that the setting ``mqtt-server`` names.
 
         Raises
         ------
         ConfigError
-            It is no usable URL.
+            The setting is not a usable URL.
         """
         url = server_url(server)
         try:

@@ -1,7 +1,7 @@
-"""The library's MQTT client (paho), held in check: what it may read, how long it may wait, why it lost a connection.
+"""A subclass of paho's MQTT client that limits packet sizes and waiting times, and records why a connection ended.
 
-The protocol is the library's work; its threads and its reconnecting are not used. A broker has nothing to send to us
-but answers, so anything else ends the connection, before it is read.
+paho implements the protocol; its threads and its reconnecting are not used. A broker sends us only answers. Any other
+packet ends the connection before its content is read.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 CONNECT_SECONDS = 30.0
-"""For everything from the host name to the answer to the greeting; certificates take seconds over a slow line."""
+"""Time limit from the host name lookup to the CONNACK; on a slow line, certificates take seconds."""
 PACKET_MAX = 16 * 1024
-"""Bytes of the largest packet that is read; an answer has some dozens, with a reason in words some hundreds."""
+"""Bytes of the largest packet that is read. An answer has some tens of bytes, with a reason text some hundreds."""
 SLOWEST = 1000
-"""Bytes in a second that are taken for the slowest line there is, when an answer is waited for."""
+"""Bytes per second of the slowest line assumed, for the time limit of an answer."""
 
 _TCP_SECONDS = 10.0
 _COLLECTED_MAX = 64 * 1024
@@ -33,23 +33,23 @@ _ANSWERS = (_CONNACK, _PUBACK, _PINGRESP, _DISCONNECT)
 
 
 class _BrokerError(OSError):
-    """The broker sent what it must not."""
+    """The broker sent a packet that it must not send."""
 
 
 class Client(paho.Client):
-    """The library's client, with pings at our will too and not only when a connection is idle.
+    """paho's client, with pings at any time and not only when the connection is idle.
 
-    It also collects what the library sends packet by packet, and sends it in a few large pieces: a system call
-    and a TLS record for each message would cost as much as signing it.
+    It also collects the packets that the library sends and writes them in a few large pieces. A system call and a
+    TLS record for each message would cost as much as signing the message.
 
     Attributes
     ----------
     pings, pongs : int
-        Sent and answered.
+        Pings sent, and pings answered.
     cause : str or None
-        What is known of the end of the connection beyond what the library tells.
+        Why the connection ended, if more is known than the library reports.
     by_peer : bool
-        The other side ended it.
+        Whether the broker ended the connection.
     """
 
     def __init__(self, client_id: str, transport: Literal["tcp", "websockets"]) -> None:
@@ -62,10 +62,10 @@ class Client(paho.Client):
         self._collected = bytearray()
         self._received = b""
         self._greeted = False
-        self._waiting_since = 0.0  # for the answer to a ping; 0 if for none
-        self._written = 0  # bytes since the beginning
-        self._answered_to = 0  # so many of them are known to have been read
-        self._ping_places: deque[int] = deque()  # how much came before each ping that is not answered
+        self._waiting_since = 0.0  # deadline for the answer to a ping; 0 without one
+        self._written = 0  # bytes since the connection began
+        self._answered_to = 0  # of these, bytes that the broker has certainly read
+        self._ping_places: deque[int] = deque()  # bytes written before each unanswered ping
         self._raw: socket.socket | None = None
         self._opened: list[socket.socket] = []
 
@@ -73,11 +73,11 @@ class Client(paho.Client):
 
     @contextlib.contextmanager
     def cut_in_time(self) -> Iterator[None]:
-        """Break the connection if what is done meanwhile takes too long; a wait for the other side then fails."""
+        """Shut the socket down if the body takes too long, so that a blocking read or write in it fails."""
 
         def cut() -> None:
             if self._raw is not None:
-                # Not the method of the TLS socket, which would pull the TLS state from under the other thread.
+                # Not the TLS socket's method: it would remove the TLS state while the other thread uses it.
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
 
@@ -91,7 +91,7 @@ class Client(paho.Client):
 
     def _create_socket_connection(self) -> socket.socket:
         connection = socket.create_connection((self._host, self._port), timeout=_TCP_SECONDS)
-        # The TLS socket takes the descriptor over; this one stays with the connection.
+        # The TLS socket takes over the descriptor; this duplicate stays valid for the whole connection.
         self._raw = connection.dup()
         self._opened += [self._raw, connection]
         return connection
@@ -102,7 +102,7 @@ class Client(paho.Client):
         return wrapped
 
     def forget(self) -> None:
-        """Close what is left of the connection: the library leaves a socket open whose WebSocket greeting failed."""
+        """Close the socket if it is still open: the library does not after a failed WebSocket handshake."""
         for opened in self._opened:
             with contextlib.suppress(OSError):
                 opened.close()
@@ -111,15 +111,15 @@ class Client(paho.Client):
 
     @property
     def congested(self) -> bool:
-        """There is something to be written that the socket has not taken."""
+        """Whether bytes are queued that the socket has not taken yet."""
         return bool(self._collected) or self.want_write()
 
     def write_packets(self, packets: Iterable[bytes]) -> None:
-        """Append packets that were made elsewhere to what is to be written."""
+        """Append complete packets to the bytes to be written."""
         self._collected += b"".join(packets)
 
     def flush(self) -> None:
-        """Write as much as the socket takes."""
+        """Write as many bytes as the socket takes."""
         self.loop_write()
         while self._collected and self.socket() is not None:
             try:
@@ -128,7 +128,7 @@ class Client(paho.Client):
                 return
             except OSError:
                 self._collected.clear()
-                return  # the next attempt to read tells why
+                return  # the next read reports the reason
             self._written += written
             del self._collected[:written]
             self.loop_write()
@@ -145,19 +145,19 @@ class Client(paho.Client):
 
     @property
     def unread(self) -> bool:
-        """There are bytes that were received and not worked off; the socket is not readable for them."""
-        pending = getattr(self.socket(), "pending", None)  # of TLS and WebSocket
+        """Whether received bytes are buffered; the socket does not become readable for them."""
+        pending = getattr(self.socket(), "pending", None)  # buffers of TLS and WebSocket
         return bool(self._received) or (pending is not None and pending() > 0)
 
     def _sock_recv(self, bufsize: int) -> bytes:
         try:
             self._check_packet(bufsize)
-            # The library asks for a packet in three pieces, the first two of them single bytes.
+            # The library reads a packet in three pieces; the first two are single bytes.
             if not self._received:
                 self._received = super()._sock_recv(_RECEIVE)
                 if not self._received:
                     self._ended("closed by the other side without a reason")
-                # A WebSocket frame is gathered whole before it is known to be done.
+                # The library collects a whole WebSocket frame before it returns any of it.
                 if len(getattr(self.socket(), "_readbuffer", b"")) > 2 * PACKET_MAX:
                     raise _BrokerError("the broker sent a WebSocket frame without an end")
         except BlockingIOError:
@@ -181,7 +181,7 @@ class Client(paho.Client):
         self.cause, self.by_peer = self.cause or cause, True
 
     def _check_packet(self, wanted: int) -> None:
-        """Refuse a packet for which there is no reason, or too large a one, before its content is read."""
+        """Refuse an unexpected or too large packet before its content is read."""
         packet = self._in_packet
         if not packet["command"]:
             return
@@ -200,14 +200,14 @@ class Client(paho.Client):
     # Pings
 
     def ping(self) -> int:
-        """Append a ping to what is to be written; returns its number, counted from 1."""
+        """Append a ping to the bytes to be written; return its number, counted from 1."""
         self._send_pingreq()
         return self.pings
 
     def _send_pingreq(self) -> MQTTErrorCode:
         code = super()._send_pingreq()
         if code == MQTTErrorCode.MQTT_ERR_SUCCESS:
-            self._ping_t = 0.0  # or the library would give up after the time between two pings
+            self._ping_t = 0.0  # otherwise the library would close the connection after one ping interval
             self._waiting_since = self._waiting_since or time.monotonic()
             self._ping_places.append(self._written + len(self._collected))
             self.pings += 1
@@ -224,7 +224,7 @@ class Client(paho.Client):
         return code
 
     def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
-        # Each message has its own, so what comes before the next one is little.
+        # Each message has its own, so few bytes come before the next one.
         self._answered(self._written)
         return super()._handle_pubackcomp(cmd)
 
@@ -234,7 +234,7 @@ class Client(paho.Client):
 
     def _check_keepalive(self) -> None:
         # The library's own check gives up when the answer to a ping takes longer than the keep-alive. But on a slow
-        # line what was written before the ping takes its time; the system has taken it, and nobody sees it leave.
+        # line the bytes before the ping need time too; they are in the system's buffer, where we cannot see them.
         now = time.monotonic()
         if not self._keepalive or self._sock is None or not self._greeted:
             return
@@ -248,10 +248,10 @@ class Client(paho.Client):
 
 
 class TlsSocket(ssl.SSLSocket):
-    """Closed at once, not some time later, when the greeting fails."""
+    """Closes the socket at once if the handshake fails, not only when it is garbage-collected."""
 
     def do_handshake(self, block: bool = False) -> None:
-        """See the class it is derived from."""
+        """See the base class."""
         try:
             super().do_handshake(block)
         except BaseException:
@@ -260,7 +260,7 @@ class TlsSocket(ssl.SSLSocket):
 
 
 def _tls_cause(error: ssl.SSLError) -> str:
-    # In TLS 1.3 a server judges the client's certificate after the client believes the handshake complete.
+    # In TLS 1.3 the server checks the client's certificate after the handshake is complete for the client.
     reason = error.reason or ""
     words = reason.lower().replace("_", " ")
     if "ALERT" not in reason:

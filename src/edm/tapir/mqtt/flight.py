@@ -1,4 +1,4 @@
-"""Messages on the wire: which have arrived, and what that means for the entries they came from."""
+"""Tracks which messages have arrived, and which events of each backlog entry are therefore done."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Load:
 
 @dataclass(slots=True)
 class Progress:
-    """What is done since it was last asked; ``partial`` is an entry and how many of its events are done."""
+    """Entries done since the last call; ``partial`` is an unfinished entry and the number of its events done."""
 
     finished: Sequence[int]
     partial: tuple[int, int] | None
@@ -26,15 +26,15 @@ class Progress:
 
 
 class Flight:
-    """Keeps messages in the order in which they were handed over, numbered from 0.
+    """Numbers messages from 0 in the order in which they are handed over, and tracks their confirmations.
 
-    Confirmations may come in any order. Progress is reported only up to the oldest message that is still
-    unresolved, so that what is reported as done of an entry is always its beginning.
+    Confirmations may come in any order. Progress is reported only up to the oldest unresolved message, so the events
+    of an entry that are reported as done are always its first ones.
 
     Attributes
     ----------
     handed : int
-        Messages handed over so far, and the number of the next one.
+        Messages handed over so far; also the number of the next message.
     """
 
     def __init__(self) -> None:
@@ -49,39 +49,39 @@ class Flight:
 
     @property
     def early(self) -> int:
-        """Messages that have arrived although an older one is unresolved."""
+        """Number of messages that have arrived while an older one is unresolved."""
         return sum(self._early.values())
 
     def is_resolved(self, number: int) -> bool:
-        """Tell whether it is known what became of a message."""
+        """Return whether a message is known to have arrived or to have failed."""
         return number < self._arrived or number in self._early
 
     @property
     def unresolved(self) -> int:
-        """Messages handed over of which nothing is known yet."""
+        """Number of messages handed over that are still unresolved."""
         return self.handed - self._arrived - len(self._early)
 
     def add(self, entry: int, events: int, done: int) -> None:
-        """Announce that the next messages come from ``entry``: those from ``done`` to ``events``."""
+        """Announce that the next messages are the events ``done`` to ``events`` of ``entry``."""
         begin = self._last.end if self._last is not None else 0
         self._last = _Load(entry, begin, begin + events - done, done)
         self._loads.append(self._last)
 
     def hand_over(self, count: int = 1) -> int:
-        """Count so many more messages as handed over; returns the number of the first."""
+        """Count further messages as handed over; return the number of the first."""
         first = self.handed
         self.handed += count
         return first
 
     def resolve(self, number: int, *, sent: bool = True) -> None:
-        """Take note that a message has arrived, or never will."""
+        """Record that a message has arrived, or that it never will."""
         if number < self._arrived or number in self._early:
             return
         self._early[number] = sent
         self._close_up()
 
     def resolve_before(self, number: int) -> None:
-        """Take note that all messages before ``number`` have arrived but those known to have failed."""
+        """Record that all messages before ``number`` have arrived, except those known to have failed."""
         while self._arrived < number:
             self._pass(self._early.pop(self._arrived, True))
         self._close_up()
@@ -99,7 +99,7 @@ class Flight:
             self._failed += 1
 
     def progress(self) -> Progress | None:
-        """Return what is done since the last call, None if nothing."""
+        """Return the progress since the last call, or None if there is none."""
         if not self._changed:
             return None
         finished = []

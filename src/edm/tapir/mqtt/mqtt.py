@@ -1,11 +1,11 @@
-"""One connection to an MQTT 5 broker, driven by a loop of our own.
+"""One connection to an MQTT 5 broker, driven by our own loop.
 
-Every connection gets a new client object: nothing can leak from one connection to the next, and each takes the client
-certificate that is current when it is opened.
+Every connection gets a new client object. So no state passes from one connection to the next, and each connection
+uses the client certificate that is current when it is opened.
 
-At quality of service 0 the broker confirms nothing. But it works off a connection's packets in order, so its
-answer to a ping proves that it has read every message written before the ping: what a broken connection has
-swallowed is known and can be sent again.
+At QoS 0 the broker confirms nothing. But it processes a connection's packets in order, so its answer to a ping proves
+that it has read every message written before the ping. Messages without that proof are sent again after a broken
+connection.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _PACKET_OVERHEAD = 12
 _TEXT_MAX = 200
 _GOODBYE_SECONDS = 0.5
 _READS = 1000
-"""Most packets that are worked off before something else has its turn."""
+"""Most packets that are processed at a time, before other work."""
 
 
 class ConnectError(Exception):
-    """No connection could be made; the text is the reason."""
+    """The connection could not be made; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """The broker's word on a message of quality of service 1.
+    """The broker's answer to a message of QoS 1.
 
     Attributes
     ----------
     refused : str or None
-        Its reason if it did not take the message.
+        The broker's reason if it refused the message.
     code : int
-        The number of that reason (MQTT 5.0, 2.4).
+        The reason code (MQTT 5.0, 2.4).
     """
 
     mid: int
@@ -56,7 +56,7 @@ class Confirmation:
 
 
 class Connection:
-    """A connection from its first byte to its last. Only one thread may use it, but for :class:`Waker`.
+    """One connection to the broker. Only one thread may use it; others wake it through :class:`Waker`.
 
     Parameters
     ----------
@@ -70,19 +70,19 @@ class Connection:
     Attributes
     ----------
     established : bool
-        The broker has accepted the connection.
+        Whether the broker has accepted the connection.
     lost : str or None
-        Why the connection ended, once it has.
+        Why the connection ended; None while it is open.
     code : int or None
-        The number of the reason (MQTT 5.0, 2.4) with which the broker refused or ended it; None if it gave none.
+        The reason code (MQTT 5.0, 2.4) with which the broker refused or ended the connection, if it gave one.
     by_peer : bool
-        The other side ended it, with or without a reason.
+        Whether the broker ended the connection, with or without a reason.
     refused : bool
-        It ended because the broker did not accept it.
+        Whether the connection ended because the broker did not accept it.
     confirmations : deque of Confirmation
-        To be taken from the left.
+        Confirmations not processed yet, the oldest on the left.
     receive_maximum, maximum_qos, maximum_packet : int
-        What the broker allows.
+        Limits that the broker gave: unconfirmed messages, QoS, and bytes of a packet.
     """
 
     def __init__(
@@ -112,18 +112,18 @@ class Connection:
         client.on_disconnect = self._on_disconnect
         client.on_socket_open = self._on_socket_open
         client.on_publish = self._on_publish
-        # Without this the library would write each message at once, in the middle of publish().
+        # Without this the library would write each message at once, within publish().
         client.on_socket_register_write = lambda *_: None
         self._client = client
 
     def open(self) -> None:
-        """Connect and say hello; :attr:`established` or :attr:`lost` follow.
+        """Open the connection and send CONNECT; :attr:`established` or :attr:`lost` is set later.
 
         Raises
         ------
         ConnectError
         """
-        # One deadline for name, TCP, TLS, WebSocket and greeting: each of them can be made to drip.
+        # One deadline for name, TCP, TLS, WebSocket and CONNECT: a peer can make each of them slow.
         self._deadline = time.monotonic() + CONNECT_SECONDS
         try:
             with self._client.cut_in_time():
@@ -138,49 +138,49 @@ class Connection:
             raise ConnectError(f"host name: {error.strerror}") from error
         except OSError as error:
             raise ConnectError(self._too_late() or error.strerror or str(error)) from error
-        except ValueError as error:  # WebSocket handshake, host name that is none
+        except ValueError as error:  # WebSocket handshake, invalid host name
             raise ConnectError(self._too_late() or str(error)[:_TEXT_MAX]) from error
 
     def _too_late(self) -> str | None:
         return "timed out" if time.monotonic() >= self._deadline else None
 
     def publish(self, topic: str, message: bytes) -> int:
-        """Append a message of quality of service 1 to what is to be written; returns its packet identifier."""
+        """Append a message of QoS 1 to the bytes to be written; return its packet identifier."""
         return self._client.publish(topic, message, 1).mid
 
     def publish_all(self, topic: str, messages: Sequence[bytes]) -> None:
-        """Append messages of quality of service 0 to what is to be written."""
-        # The library takes a third of the time of signing for each, all of it holding the interpreter lock.
+        """Append messages of QoS 0 to the bytes to be written."""
+        # For each message the library would take a third of the signing time, while holding the GIL.
         self._client.write_packets(publish_packets(topic, messages))
 
     def largest(self, topic: str) -> int:
-        """Return how long a message may be for the broker."""
+        """Return the largest payload in bytes that the broker takes."""
         return self.maximum_packet - len(topic.encode()) - _PACKET_OVERHEAD
 
     def ping(self) -> int:
-        """Append a ping to what is to be written; returns its number.
+        """Append a ping to the bytes to be written; return its number.
 
-        The library sends pings of its own, so only the number tells which of them an answer belongs to.
+        The library sends pings too, so only the number shows which ping an answer belongs to.
         """
         return self._client.ping()
 
     @property
     def pongs(self) -> int:
-        """Return how many pings have been answered, the library's own included."""
+        """Return the number of answered pings, including those that the library sent."""
         return self._client.pongs
 
     @property
     def congested(self) -> bool:
-        """What is to be written does not fit into the socket at present."""
+        """Whether bytes are queued that the socket does not take at present."""
         return self._client.congested
 
     def write(self) -> None:
-        """Write as much as the socket takes."""
+        """Write as many bytes as the socket takes."""
         if self.lost is None:
             self._client.flush()
 
     def turn(self, timeout: float, waker: Waker) -> None:
-        """Wait for the socket or the waker, at most ``timeout`` seconds, and do what is to be done."""
+        """Wait at most ``timeout`` seconds for the socket or the waker, then read and write."""
         sock = self._client.socket()
         if self.lost is not None or sock is None:
             self.lost = self.lost or "the connection ended"
@@ -206,7 +206,7 @@ class Connection:
             self.lost = "no answer to the greeting"
 
     def close(self) -> None:
-        """Say goodbye if possible, and close."""
+        """Send DISCONNECT if possible, and close."""
         if self.established and self.lost is None:
             self.lost = "closed"
             self._say_goodbye(time.monotonic() + _GOODBYE_SECONDS)
@@ -233,7 +233,7 @@ class Connection:
     # What the library reports
 
     def _on_socket_open(self, _client: paho.Client, _data: Any, sock: Any) -> None:
-        # A lone message must not wait for the acknowledgement of what came before it.
+        # Without Nagle's algorithm: a single message must not wait for the acknowledgement of earlier bytes.
         with contextlib.suppress(AttributeError, OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -273,8 +273,8 @@ class Waker:
         self._sender.setblocking(False)
 
     def wake(self) -> None:
-        """Make the waiting, or the next wait, end at once."""
-        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody waits
+        """End the current wait, or the next one, at once."""
+        with contextlib.suppress(OSError):  # full: a wake-up is pending already; closed: no thread waits
             self._sender.send(b"\0")
 
     def clear(self) -> None:
@@ -284,7 +284,7 @@ class Waker:
                 pass
 
     def close(self) -> None:
-        """Close it; waking is then without effect."""
+        """Close the waker; :meth:`wake` then has no effect."""
         self.receiver.close()
         self._sender.close()
 

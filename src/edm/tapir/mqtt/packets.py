@@ -1,4 +1,4 @@
-"""The one MQTT packet that matters here, written and read (MQTT 5.0, 3.3)."""
+"""Writes and reads PUBLISH packets (MQTT 5.0, 3.3)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _PUBLISH = 0x30
 
 
 def publish_packets(topic: str, messages: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the pieces of a PUBLISH packet of quality of service 0 for each message."""
+    """Yield the pieces of one PUBLISH packet of QoS 0 for each message."""
     name = topic.encode()
-    # Topic, and the length of the properties: there are none.
+    # Topic, then the length of the properties (0).
     variable_header = len(name).to_bytes(2, "big") + name + b"\0"
     for message in messages:
         length = len(variable_header) + len(message)
-        if 128 <= length < 16384:  # nearly always
+        if 128 <= length < 16384:  # the usual length
             yield bytes((_PUBLISH, length & 0x7F | 0x80, length >> 7))
         else:
             yield bytes((_PUBLISH, *_integer(length)))
@@ -30,7 +30,7 @@ def _integer(value: int) -> Iterator[int]:
 
 
 class PacketError(ValueError):
-    """It is no complete PUBLISH packet."""
+    """The bytes are not a complete PUBLISH packet."""
 
 
 def parse_publish(packet: bytes) -> tuple[str, bytes]:

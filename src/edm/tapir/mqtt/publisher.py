@@ -1,4 +1,4 @@
-"""The publisher: keeps a connection to the broker and sends what the backlog holds, whatever the broker does."""
+"""The publisher: keeps a connection to the broker, reconnects after errors, and sends the backlog's events."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from edm.tapir.mqtt.session import Session
 from edm.tapir.mqtt.suspects import PERHAPS_OF_THE_MESSAGE, Suspects
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.25, 10.0
-"""Seconds before the next attempt to connect, at first and at most."""
+"""First and longest delay in seconds before the next attempt to connect."""
 SLOW_FIRST, SLOW_MOST = 5.0, 300.0
-"""The same when the broker is there but takes nothing from us."""
+"""The same when the broker answers but accepts nothing from us."""
 TAKEN_FIRST, TAKEN_MOST = 1.0, 60.0
 """The same when another client has taken our place."""
 STABLE = 30.0
-"""Seconds; a connection that lasted so long was a good one, and the next attempt comes soon."""
+"""Seconds after which a connection counts as good; after its end the delays start again at the first."""
 SHORT = 3
-"""So many shorter ones in a row make one think of a second client."""
+"""Number of shorter connections in a row that suggests a second client with the same ID."""
 
 _UNSEEN = "at mqtt-qos 0 a broker cannot say what it refuses, and most drop it in silence; 1 shows it"
 _TAKEN_OVER = 0x8E
 _NOT_US = frozenset((0x86, 0x87, 0x8A, 0x90, 0x96, 0x97, 0x98, 0x9F))
-"""Reasons that are about us and not about a message (MQTT 5.0, 2.4): user, authorisation, ban, topic, rate, quota."""
+"""Reason codes about the client, not a message (MQTT 5.0, 2.4): user, authorisation, ban, topic, rate, quota."""
 
 
 class Backoff:
-    """Delays between attempts to connect: doubling up to a bound, with some chance.
+    """Delays between attempts to connect: doubled up to a bound, with a random part.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ class Backoff:
         return delay * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """Begin with the shortest delay again."""
+        """Start again with the shortest delay."""
         self._next = self._first
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who we are for the broker, as one thing that is replaced as a whole.
+    """Our identity for the broker; always replaced as a whole.
 
     Attributes
     ----------
@@ -81,20 +81,20 @@ class Identity:
 
 
 class Publisher:
-    """A thread that keeps a connection to the broker and sends what the backlog holds.
+    """A thread that keeps a connection to the broker and sends the backlog's events.
 
     Parameters
     ----------
     backlog : Backlog
     identity : callable
-        Returns who we are now. A new key with the same name signs at once, another name takes another connection.
+        Returns the current identity. A new key with the same name is used at once; a new name needs a new connection.
     broker : Broker
-        For messages.
+        For log messages.
     connect : callable
         Makes an unopened connection for a client ID.
     qos : int
     sign_workers : int
-        Threads that sign.
+        Number of threads that sign.
     metrics : EventsMetrics
     """
 
@@ -116,7 +116,7 @@ class Publisher:
         self._workers = sign_workers
         self._metrics = metrics
         self._log = structlog.get_logger()
-        # An outage may last for days: after the first lines, one a minute says how often it was.
+        # An outage may last for days: after the first lines, one line a minute gives the count.
         self._limited = RateLimited(self._log, interval=60.0)
         self._suspects = Suspects()
         self._backoff = Backoff()
@@ -137,16 +137,16 @@ class Publisher:
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that there is something new in the backlog."""
+        """Tell the thread that the backlog has new events."""
         self._waker.wake()
 
     def hurry(self) -> None:
-        """Try again at once: somebody may have mended what was wrong."""
+        """Try to connect again at once, for example after the operator has corrected the cause."""
         self._hurry.set()
         self._waker.wake()
 
     def stop(self, grace: float) -> bool:
-        """Finish what is on the wire, and what is only in memory, within ``grace`` seconds.
+        """Within ``grace`` seconds, wait for unconfirmed messages and send events that are only in memory.
 
         Returns whether the thread has ended.
         """
@@ -185,7 +185,7 @@ class Publisher:
             delay = self._backoff
             try:
                 delay = self._serve()
-            except Exception:  # a broker that talks nonsense must not end the sending for good
+            except Exception:  # an invalid answer from the broker must not end the thread
                 self._log.exception("connection to the MQTT broker failed")
             if not self._over():
                 self._pause(delay.delay())
@@ -197,7 +197,7 @@ class Publisher:
             self._hurry.clear()
 
     def _serve(self) -> Backoff:
-        """Connect and serve one connection to its end; returns how long to wait then."""
+        """Open one connection and serve it to its end; return the seconds to wait before the next one."""
         identity = self._identity()
         connection = self._connect(identity.client_id)
         session = self._session(connection, identity)
@@ -246,7 +246,7 @@ class Publisher:
     def _ended(
         self, connection: Connection, session: Session, identity: Identity, reason: str | None, seconds: float
     ) -> Backoff:
-        """Learn from how a connection ended, and say it; returns how long to wait."""
+        """Log why a connection ended, and adapt to it; return the seconds to wait."""
         takes_nothing = False
         if session.held is not None:
             reason, takes_nothing = session.held, not session.blamed

@@ -1,4 +1,4 @@
-"""What happens on one connection to the broker: fetching, signing, handing over, and learning what arrived."""
+"""Runs one connection to the broker: fetches, signs and sends events, and processes confirmations."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from edm.tapir.mqtt.suspects import OF_THE_MESSAGE, PERHAPS_OF_THE_MESSAGE, Susp
 from edm.tapir.mqtt.window import Mark, Window
 
 SLICE = 64
-"""Events signed or handed to the connection at a stretch: bounds how long one thread keeps the others waiting."""
+"""Events signed or sent in one slice; limits how long one thread makes the others wait."""
 WINDOW = {0: 2048, 1: 512}
-"""Most messages on the wire of which nothing is known yet, by quality of service."""
+"""Most unconfirmed messages on the wire, by QoS."""
 PING_EVERY = 0.02
-"""Least time between two pings that ask how far the broker has come, in seconds, while little is under way."""
+"""Shortest time in seconds between two pings that ask for progress, while few messages are unconfirmed."""
 TINY = 4096
-"""No event makes a larger message. A broker that takes less does not fit; that is no reason to give up events."""
+"""Bytes of the largest message. A broker that takes less is wrongly configured; events are kept then."""
 _IDLE = 1.0
 _PINGS = 16
 
 
 @dataclass(slots=True)
 class _Job:
-    """Some messages of one topic, being signed or ready."""
+    """Messages of one topic that are being signed, or are signed."""
 
     topic: str
     future: Future[list[bytes | None]] | None
@@ -49,23 +49,23 @@ class _Job:
 
 
 class Control(Protocol):
-    """What a session needs to know of the shutdown."""
+    """What a session has to know about the shutdown."""
 
     @property
     def stopping(self) -> bool:
-        """The daemon stops: finish what is on the wire."""
+        """Whether the daemon stops: wait for the unconfirmed messages."""
 
     @property
     def draining(self) -> bool:
-        """The daemon stops, and what is in memory must be sent first."""
+        """Whether the daemon stops and events that are only in memory must be sent first."""
 
     @property
     def expired(self) -> bool:
-        """The grace time is over."""
+        """Whether the grace time is over."""
 
 
 class Session:
-    """What happens on one connection.
+    """Sends events over one connection until it ends.
 
     Parameters
     ----------
@@ -73,32 +73,32 @@ class Session:
         Opened.
     backlog : Backlog
     sign : callable
-        Starts signing payloads and returns the promise of the messages.
+        Starts to sign payloads and returns a future of the messages.
     topic : str
         Where signed events go.
     qos : int
-        At most; the broker may allow less.
+        Highest QoS to use; the broker may allow less.
     metrics : EventsMetrics
     waker : Waker
-        Woken when there is something new in the backlog.
+        Woken when the backlog has new events.
     control : Control
     pipeline : int
-        Slices of events that are being signed or wait signed.
+        Most slices of events that are being signed, or are signed and not sent.
     suspects : Suspects, optional
-        What earlier connections told of messages that the broker cannot bear.
+        What earlier connections showed about messages at which the broker ends the connection.
     outdated : callable
-        Tells whether the connection should end because another is to take its place.
+        Returns whether the connection should end because a new one is to replace it.
 
     Attributes
     ----------
     flight : Flight
     qos : int
     sent : int
-        Messages that have arrived.
+        Number of messages that have arrived.
     held : str or None
-        Why the broker takes no more; the events are kept.
+        Why the broker accepts no more messages, or None; the events are kept.
     blamed : bool
-        That may be the fault of the last message.
+        Whether the last message may be the cause.
     """
 
     def __init__(
@@ -131,22 +131,22 @@ class Session:
         self.blamed = False
         self._suspects = suspects or Suspects()
         self._outdated = outdated
-        # By packet identifier, at quality of service 1: number of the message, its size, when it was handed over.
+        # By packet identifier, at QoS 1: number of the message, its size, and the time when it was handed over.
         self._numbers: dict[int, tuple[int, int, float]] = {}
         self._marks: deque[Mark] = deque()
-        self._taken = 0  # messages that the broker has confirmed, in whatever order
+        self._taken = 0  # messages that the broker has confirmed, in any order
         self._unmarked = [0, 0]  # messages and bytes
-        self._wire = [0, 0]  # the same of all that are unconfirmed
+        self._wire = [0, 0]  # the same for all unconfirmed messages
         self._aboard: deque[tuple[int, bytes]] = (
             deque()
-        )  # number and message, in order; some of them confirmed
-        self._waiting: list[tuple[int, str, bytes]] = []  # those that are not sent before others have been
+        )  # number and message, in order; some are confirmed already
+        self._waiting: list[tuple[int, str, bytes]] = []  # messages that are sent only after others
         self._pinged = 0.0
         self._window = Window(WINDOW[qos])
         self._limited = RateLimited(structlog.get_logger())
 
     def greet(self) -> bool:
-        """Wait for the broker's answer to the greeting; returns whether it accepts the connection."""
+        """Wait for the broker's CONNACK; return whether it accepts the connection."""
         connection, control = self.connection, self._control
         while connection.lost is None and not connection.established:
             if control.stopping and (control.expired or not control.draining):
@@ -165,11 +165,11 @@ class Session:
 
     @property
     def unconfirmed(self) -> int:
-        """Messages that will be sent again if the connection ends now, though they may have arrived."""
+        """Number of messages that would be sent again if the connection ended now, though they may have arrived."""
         return self._wire[0] + self.flight.early
 
     def on_wire(self) -> list[bytes]:
-        """Return the messages of which nothing is known, oldest first."""
+        """Return the unresolved messages, the oldest first."""
         return [message for number, message in self._aboard if not self.flight.is_resolved(number)]
 
     @property
@@ -190,7 +190,7 @@ class Session:
         return not self._wire[0]
 
     def step(self) -> None:
-        """Do a slice of each thing there is to do, then wait for the next event."""
+        """Do one slice of each kind of work, then wait for the next event."""
         self._settle()
         if not self._done_here and (not self._control.stopping or self._control.draining):
             self._fetch()
@@ -251,7 +251,7 @@ class Session:
                 return
 
     def _fitting(self, job: _Job, most: int) -> int:
-        """Return how many of the next messages of a job may be handed over; at least one."""
+        """Return how many of a job's next messages may be sent; at least one."""
         if self._suspects.careful:
             return 1
         messages, size = self._wire
@@ -286,7 +286,7 @@ class Session:
             self.connection.publish_all(topic, good)
 
     def _take_aboard(self, number: int, topic: str, message: bytes, good: list[bytes]) -> None:
-        """Publish a message at quality of service 1; at 0, append it to ``good``."""
+        """Publish a message at QoS 1; at QoS 0, append it to ``good``."""
         for counts in (self._wire, self._unmarked):
             counts[0] += 1
             counts[1] += len(message)
@@ -298,7 +298,7 @@ class Session:
             good.append(message)
 
     def _try_again(self) -> None:
-        """Send a message that waited, alone: the broker takes others."""
+        """Send a suspected message alone, now that the broker has accepted others."""
         number, topic, message = self._waiting.pop(0)
         self._suspects.last_chance(message)
         good: list[bytes] = []
@@ -318,7 +318,7 @@ class Session:
         self._give_up(number, failure)
 
     def _ask(self) -> None:
-        """Send a ping behind what was handed over, if there is something to learn from the answer."""
+        """Send a ping after the messages handed over, if its answer can confirm any."""
         messages, size = self._unmarked
         if self.qos or not messages or len(self._marks) >= _PINGS:
             return
@@ -339,7 +339,7 @@ class Session:
         return _IDLE
 
     def _settle(self) -> None:
-        """Work off what the broker has confirmed."""
+        """Process the broker's confirmations."""
         connection = self.connection
         now = time.monotonic()
         while self._marks and connection.pongs >= self._marks[0].ping:
@@ -367,7 +367,7 @@ class Session:
                 self._metrics.succeeded()
 
     def _settle_one(self, word: Confirmation, now: float, *, last: bool) -> None:
-        """Work off a confirmation of quality of service 1."""
+        """Process a confirmation of QoS 1."""
         if word.mid not in self._numbers:
             return
         number, size, began = self._numbers.pop(word.mid)
@@ -384,13 +384,13 @@ class Session:
         if word.code in OF_THE_MESSAGE:
             self._set_aside(number, self._topic, message, "refused", word.refused)
         elif word.code in PERHAPS_OF_THE_MESSAGE:
-            # As good as a connection that ended with this message alone on the wire.
+            # Shows as much as a connection that ended with this message alone on the wire.
             self.held, self.blamed = word.refused, not self._suspects.lost([message], word.refused)
         else:
             self.held = word.refused
 
     def _arrived(self, messages: int, size: int) -> None:
-        """Take note of confirmed messages."""
+        """Record confirmed messages."""
         self._wire[0] -= messages
         self._wire[1] -= size
         self._taken += messages

@@ -1,8 +1,8 @@
-"""How much may be on the wire unconfirmed: little at first, more as long as answers come quickly.
+"""The window: limits the unconfirmed bytes on the wire; it grows as long as answers come quickly.
 
-Whatever is written waits in buffers between us and the broker. On a slow line much of it is an answer that comes too
-late, and all of it is sent again if the connection breaks meanwhile. So the window grows by what is confirmed, as in
-TCP's slow start (RFC 5681), until the round trip takes noticeable time, and shrinks when it takes too long.
+Written bytes wait in buffers between us and the broker. On a slow line, many of them delay the answers, and all of
+them are sent again if the connection breaks. So the window grows by the confirmed bytes, as in TCP's slow start
+(RFC 5681), until the round trip takes noticeable time. It shrinks when the round trip takes too long.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ MOST_BYTES = 1024 * 1024
 LEAST_BYTES = 512
 """At least one message may always be on the wire, however large."""
 QUICK = 0.5
-"""Seconds up to which a round trip lets the window grow."""
+"""Longest round trip in seconds at which the window grows."""
 SLOW = 1.0
 """Seconds above which it makes the window shrink, unless an empty line takes half as long."""
 
 
 class Mark(NamedTuple):
-    """A ping behind some messages.
+    """A ping sent after some messages.
 
     Attributes
     ----------
     ping : number of the ping.
-    messages, size : how many messages it confirms beyond the mark before, and their bytes.
+    messages, size : messages that it confirms beyond the previous mark, and their bytes.
     on_wire : bytes unconfirmed when it was sent.
-    sent : when.
+    sent : time when it was sent, in monotonic seconds.
     """
 
     ping: int
@@ -39,7 +39,7 @@ class Mark(NamedTuple):
 
 
 class Window:
-    """Bytes and messages that may be on the wire.
+    """Limits the bytes and messages on the wire.
 
     Parameters
     ----------
@@ -60,29 +60,29 @@ class Window:
 
     @property
     def part(self) -> float:
-        """Bytes behind which an answer is asked for: several parts of the window are under way at a time."""
+        """Bytes after which a ping is sent: a fraction of the window, so that several pings are under way."""
         return self.size / 4
 
     def has_room(self, messages: int, size: int) -> bool:
-        """Tell whether another message may follow those on the wire."""
+        """Return whether another message may be sent now."""
         return not messages or (messages < self.messages and size < self.size)
 
     def confirmed(self, size: int, on_wire: int, sent: float, now: float) -> None:
-        """Take note of an answer.
+        """Adapt the window to an answer.
 
         Parameters
         ----------
         size : int
-            Bytes that it confirms.
+            Bytes that the answer confirms.
         on_wire : int
-            Bytes that were unconfirmed when it was asked for; with little of the window in use nothing is learned.
+            Bytes unconfirmed when the ping was sent; if that is a small part of the window, nothing changes.
         sent, now : float
-            When it was asked for, and when it came; monotonic seconds.
+            Times of the ping and of its answer, in monotonic seconds.
         """
         took = now - sent
         self._least = min(self._least, took)
         if took > max(SLOW, 2 * self._least):
-            # What was sent before the window shrank says nothing about the window as it is.
+            # Bytes sent before the window shrank show nothing about the present size.
             if sent >= self._shrunk:
                 self.size = max(LEAST_BYTES, self.size * max(0.25, SLOW / took))
                 self._shrunk = now
