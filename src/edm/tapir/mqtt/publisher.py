@@ -136,6 +136,11 @@ class Publisher:
         """Start the thread; the first attempt to connect is made at once."""
         self._thread.start()
 
+    @property
+    def last_error(self) -> tuple[float, str] | None:
+        """When something last went wrong with the broker, and what; see :class:`RateLimited`."""
+        return self._limited.last
+
     def wake(self) -> None:
         """Say that there is something new in the backlog."""
         self._waker.wake()
