@@ -62,6 +62,7 @@ class Metrics:
         self.intervals = Intervals()
         self._declare_gauges()
         self._declare_counters()
+        self._declare_latencies()
         faults = self.counter(
             "edm_faults_total", "What was lost or went wrong by kind; must stay 0", ("kind",)
         )
@@ -96,6 +97,23 @@ class Metrics:
         info = self.gauge("edm_build_info", "Always 1; the versions are labels", ("version", "python"))
         info.labels(__version__, platform.python_version()).set(1)
 
+    def _declare_latencies(self) -> None:
+        self.row_latency = RowLatency(
+            self.histogram(
+                "edm_response_to_row_seconds",
+                "Time from a response to its session row, sampled",
+                buckets=LATENCY_BUCKETS,
+            )
+        )
+        self.file_latency = self.histogram(
+            "edm_interval_to_file_seconds",
+            "Time from the end of an interval to its file",
+            ("kind",),
+            LATENCY_BUCKETS,
+        )
+        for kind in ("histogram", "session"):
+            self.file_latency.labels(kind)
+
     def _declare_counters(self) -> None:
         self.connections_total = self.counter(
             "edm_connections_total", "Connections by how they ended", ("result",)
@@ -112,19 +130,6 @@ class Metrics:
         )
         self.rotation_seconds = self.histogram(
             "edm_rotation_seconds", "Time from publishing the next snapshot to handing over the old interval"
-        )
-        self.row_latency = RowLatency(
-            self.histogram(
-                "edm_response_to_row_seconds",
-                "Time from a response to its session row, sampled",
-                buckets=LATENCY_BUCKETS,
-            )
-        )
-        self.file_latency = self.histogram(
-            "edm_interval_to_file_seconds",
-            "Time from the end of an interval to its file",
-            ("kind",),
-            LATENCY_BUCKETS,
         )
         self.rotations = self.counter("edm_rotations_total", "Rotations by result", ("result",))
         self.files_written = self.counter(
@@ -155,8 +160,6 @@ class Metrics:
             self.rotations.labels(result)
             for kind in ("histogram", "session"):
                 self.files_written.labels(kind, result)
-        for kind in ("histogram", "session"):
-            self.file_latency.labels(kind)
 
     # Adding metrics
 

@@ -340,8 +340,8 @@ def _latency(parts: Parts) -> dict[str, Any]:
 def _process(rates: Rates) -> dict[str, Any]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu = used.ru_utime + used.ru_stime
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123
-        lines = dict(line.split(":", 1) for line in file if ":" in line)
+    told = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    lines = dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
     return {
         "memory_bytes": int(lines["VmRSS"].split()[0]) * 1024,
         "cpu_seconds": cpu,

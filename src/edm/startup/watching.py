@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from edm.engine import Engine
 from edm.input.peers import Sender
@@ -16,6 +16,7 @@ from edm.observe.status.routes import Status
 from edm.startup import sections
 from edm.startup.sections import Parts, identity_text, make_sections, new_names, stage_seconds
 from edm.startup.status_checks import Checks
+from edm.worker import Worker
 
 _NETSTAT = "/proc/net/netstat"
 
@@ -42,26 +43,39 @@ def watch(parts: Parts) -> Status:
 
 
 def _add_metrics(parts: Parts) -> None:
-    engine = parts.engine
+    _show_work(parts.engine)
+    _show_senders(parts)
+    _show_state(parts)
+    if Path(_NETSTAT).exists() and not parts.config.input_unix:
+        parts.engine.metrics.callback(
+            "edm_tcp_listen_drops_total",
+            "Connections that the system dropped before anybody could accept them, of all programs here",
+            _listen_drops,
+        )
+
+
+def _show_work(engine: Engine) -> None:
+    def by_worker(value: Callable[[Worker], float]) -> Callable[[], Rows]:
+        return lambda: (((str(slot),), value(worker)) for slot, worker in enumerate(engine.workers))
+
     table = engine.metrics.table
-    worker, sender = ("worker",), ("peer", "identity")
     table(
         "edm_worker_busy_seconds_total",
         "Time that a worker spent on blocks",
-        worker,
-        lambda: (((str(i),), w.busy_seconds) for i, w in enumerate(engine.workers)),
+        ("worker",),
+        by_worker(lambda worker: worker.busy_seconds),
     )
     table(
         "edm_worker_blocks_total",
         "Blocks that a worker finished",
-        worker,
-        lambda: (((str(i),), w.blocks) for i, w in enumerate(engine.workers)),
+        ("worker",),
+        by_worker(lambda worker: worker.blocks),
     )
     table(
         "edm_worker_frames_total",
         "Frames in the blocks that a worker finished",
-        worker,
-        lambda: (((str(i),), w.frames) for i, w in enumerate(engine.workers)),
+        ("worker",),
+        by_worker(lambda worker: worker.frames),
     )
     table(
         "edm_stage_cpu_seconds_total",
@@ -70,33 +84,51 @@ def _add_metrics(parts: Parts) -> None:
         lambda: (((stage,), seconds) for stage, seconds in stage_seconds(engine).items()),
     )
 
-    def senders(value: str) -> Rows:
-        _, all_senders = parts.source.senders()
-        merged: dict[tuple[str, str], Sender] = {}
-        for each in all_senders:
-            key = each.peer, identity_text(each.identity)
-            merged.setdefault(key, Sender(each.peer)).add(each)
-        for key, total in merged.items():
-            yield key, getattr(total, value)
 
-    for name, value, text in (
-        ("edm_sender_frames_total", "frames", "Frames by sender"),
-        ("edm_sender_bytes_total", "bytes", "Bytes by sender"),
-        ("edm_sender_blocked_seconds_total", "blocked", "Time for which a sender could not be read"),
-        ("edm_sender_last_frame_timestamp_seconds", "last_frame", "When a sender's last frame came"),
-    ):
-        table(name, text, sender, lambda value=value: senders(value))  # type: ignore[misc]
+def _show_senders(parts: Parts) -> None:
+    def by_sender(value: Callable[[Sender], float]) -> Callable[[], Rows]:
+        def rows() -> Rows:
+            merged: dict[tuple[str, str], Sender] = {}
+            for each in parts.source.senders()[1]:
+                key = each.peer, identity_text(each.identity)  # two identities may look the same
+                merged.setdefault(key, Sender(each.peer)).add(each)
+            return ((key, value(total)) for key, total in merged.items())
+
+        return rows
+
+    table, labels = parts.engine.metrics.table, ("peer", "identity")
+    table("edm_sender_frames_total", "Frames by sender", labels, by_sender(lambda sender: sender.frames))
+    table("edm_sender_bytes_total", "Bytes by sender", labels, by_sender(lambda sender: sender.bytes))
+    table(
+        "edm_sender_blocked_seconds_total",
+        "Time for which a sender could not be read",
+        labels,
+        by_sender(lambda sender: sender.blocked),
+    )
+    table(
+        "edm_sender_last_frame_timestamp_seconds",
+        "When the last frame of a sender came",
+        labels,
+        by_sender(lambda sender: sender.last_frame),
+    )
+
+
+def _show_state(parts: Parts) -> None:
+    engine = parts.engine
+    table = engine.metrics.table
     table(
         "edm_queue_depth",
         "What waits in each queue",
         ("queue",),
-        lambda: (((q["queue"],), q["depth"]) for q in sections.queues(parts)),
+        lambda: (((each["queue"],), each["depth"]) for each in sections.queues(parts)),
     )
     table(
         "edm_queue_bound",
         "Most that may wait in each queue that has a bound",
         ("queue",),
-        lambda: (((q["queue"],), q["bound"]) for q in sections.queues(parts) if q["bound"] is not None),
+        lambda: (
+            ((each["queue"],), each["bound"]) for each in sections.queues(parts) if each["bound"] is not None
+        ),
     )
     table(
         "edm_list_entries",
@@ -120,19 +152,13 @@ def _add_metrics(parts: Parts) -> None:
         "edm_certificate_seconds_left",
         "Time until each certificate in use expires; negative if it has",
         ("use",),
-        lambda: (((c["use"],), c["seconds_left"]) for c in sections.certificates(parts)),
+        lambda: (((each["use"],), each["seconds_left"]) for each in sections.certificates(parts)),
     )
-    if os.path.exists(_NETSTAT) and not parts.config.input_unix:  # noqa: PTH110
-        engine.metrics.callback(
-            "edm_tcp_listen_drops_total",
-            "Connections that the system dropped before anybody could accept them, of all programs here",
-            _listen_drops,
-        )
 
 
 def _listen_drops() -> float:
-    with open(_NETSTAT, encoding="ascii") as file:  # noqa: PTH123
-        lines = [line.split() for line in file if line.startswith("TcpExt:")]
+    text = Path(_NETSTAT).read_text(encoding="ascii")
+    lines = [line.split() for line in text.splitlines() if line.startswith("TcpExt:")]
     return float(dict(zip(lines[0], lines[1], strict=True))["ListenDrops"])
 
 

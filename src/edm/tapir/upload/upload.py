@@ -140,13 +140,11 @@ class Uploader:
 
     def status(self) -> dict[str, Any]:
         """Tell what waits, what was sent, and the last error; see :class:`edm.output.sink.Sink`."""
-        target = self.service.target if self.service is not None else None
-        return self._counts.status(self._enabled, target, self._limited.last)
+        return self._counts.status(self._enabled, getattr(self.service, "target", None), self._limited.last)
 
     def certificates(self) -> list[tuple[str, float]]:
         """Return when the client certificate ends; see :class:`edm.output.sink.Sink`."""
-        service = self.service
-        return [("HTTP client", service.certificate.not_after)] if service is not None else []
+        return [("HTTP client", self.service.certificate.not_after)] if self.service is not None else []
 
     @property
     def running(self) -> bool:
@@ -252,11 +250,9 @@ class Uploader:
             self.service.refresh()
             self.service.certificate.warn_if_expiring()
         try:
-            removed = self.outbox.clean(time.time())
+            self._counts.removed.inc(self.outbox.clean(time.time()))
         except OSError as error:
             self._limited.error("sent histograms cannot be removed", reason=error.strerror)
-            return
-        self._counts.removed.inc(removed)
 
     # One file
 
