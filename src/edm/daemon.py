@@ -25,14 +25,17 @@ from edm.observe.faults import DEFECT
 from edm.observe.http import HttpServer, RotationTimeoutError, ShuttingDownError
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
+from edm.observe.status.routes import Status
 from edm.output.sink import Sinks
 from edm.reload.reload import Reloader
 from edm.rotation.clock import MinuteClock
 from edm.service import ServiceManager
 from edm.startup.listening import SWITCH_INTERVAL, ConnectionLog, open_source
 from edm.startup.safety import exposures, refuse_shared_folders
+from edm.startup.sections import Parts, new_names
 from edm.startup.servers import http_servers
 from edm.startup.sinks import make_budget, make_sinks, reloadable
+from edm.startup.watching import make_history, watch
 
 
 class Daemon:
@@ -74,6 +77,8 @@ class Daemon:
         self._connections = ConnectionLog(self.metrics, self._accepting_failed)
         self._servers: list[HttpServer] = []
         self._manager = ServiceManager(os.environ)
+        self._turned = time.monotonic()  # when the main loop last did
+        self._rotated = time.time()
         self.ready = threading.Event()
 
     # Start
@@ -101,11 +106,13 @@ class Daemon:
             self._abandon_start()
             raise
         self._show_metrics()
-        self._servers = http_servers(self.config, self.metrics, self.rotate_on_request)
+        self._watched = self._watch()
+        self._servers = http_servers(self.config, self.metrics, self.rotate_on_request, self._watched)
         for server in self._servers:
             server.start()
         self.budget.start()
         self.engine.start()
+        self._watched.history.start()
         self._install_signals()
         self.source.start()
         self._say_receiving()
@@ -140,6 +147,24 @@ class Daemon:
             "edm_reload_waiting",
             "Parts changed several times just now that wait to be taken up",
             lambda: self.reloader.waiting,
+        )
+
+    def _watch(self) -> Status:
+        return watch(
+            Parts(
+                self.config,
+                self.engine,
+                self.source,
+                self.sinks,
+                self.budget,
+                self.reloader,
+                make_history(self.engine),
+                heartbeat=lambda: self._turned,
+                rotated=lambda: self._rotated,
+                stopping=self._stopping.is_set,
+                started=time.time(),
+                names_at_start=new_names(self.engine),
+            )
         )
 
     def _say_receiving(self) -> None:
@@ -182,7 +207,9 @@ class Daemon:
                 self._tasks.get(timeout=min(clock.wait(), self._manager.interval))()
             # From here, since the rotation waits for every worker to leave its batch: if one never does, or the
             # loop stands still for another reason, the signs of life end.
-            self._manager.alive()
+            self._turned = time.monotonic()
+            if self._watched.health.live:
+                self._manager.alive()
             if clock.due():
                 if clock.step:
                     self._limited.warning("the system clock was set", seconds=round(clock.step, 3))
@@ -213,6 +240,7 @@ class Daemon:
     def _rotate(self) -> None:
         try:
             self.engine.rotate()
+            self._rotated = time.time()
         except Exception:
             self.metrics.rotations.labels("error").inc()
             self.metrics.faults.report(DEFECT)
@@ -234,6 +262,7 @@ class Daemon:
             try:
                 self.engine.intake.drain(max(0.0, deadline - time.monotonic() - 1))
                 self.engine.rotate()
+                self._rotated = time.time()
                 done.set_result(None)
             except Exception as error:
                 done.set_exception(error)
@@ -277,6 +306,7 @@ class Daemon:
         self._manager.stopping()
         self._reload_wanted.set()  # lets the reload thread end
         self.source.close(timeout=5.0)
+        self._watched.history.stop()
         self.engine.stop(take_events=self._end_output)
         for server in self._servers:
             server.stop(5.0)

@@ -70,6 +70,11 @@ class Engine:
     events : bool
         Whether new names become events.
 
+    Attributes
+    ----------
+    loaded_at : dict
+        When each list, and the key, came into use; by field of the snapshot, seconds since 1970.
+
     Raises
     ------
     EdmError
@@ -94,7 +99,8 @@ class Engine:
             self.data.outbox, metrics, config.histogram_pending_bytes, unfinished=self.data.unfinished
         )
         self.cell = SnapshotCell(first, readers=config.workers)
-        self._workers = self._make_workers(config.workers)
+        self.workers = self._make_workers(config.workers)
+        self.loaded_at = dict.fromkeys(("pseudonyms", "clients", "ignored_names", "well_known"), time.time())
         self._stopped = threading.Event()
         self._chores = threading.Thread(target=self._do_chores, name="edm-chores", daemon=True)
         _show_metrics(self)
@@ -150,7 +156,7 @@ class Engine:
             self.seen.flush()
             self.metrics.add(seen_qname_lru_evicted=self.seen.evicted - evicted)
             evicted = self.seen.evicted
-            for worker in self._workers:
+            for worker in self.workers:
                 worker.flush_log()
             self._limited.flush()
             if self._debug_file is not None:
@@ -213,7 +219,7 @@ class Engine:
         self._chores.start()
         self.session_writer.start()
         self.histogram_writer.start()
-        for worker in self._workers:
+        for worker in self.workers:
             worker.start()
 
     def rotate(self) -> None:
@@ -225,6 +231,8 @@ class Engine:
             if table is None:  # not falsy: a list may have no words
                 table = old.well_known
             self._next_well_known = None
+            if table is not old.well_known:
+                self.loaded_at["well_known"] = time.time()
             interval = self._begin(table, old.config)
             self.cell.publish(
                 dataclasses.replace(old, generation=old.generation + 1, well_known=table, interval=interval)
@@ -237,6 +245,7 @@ class Engine:
         interval = old.interval
         ledger = interval.ledger
         self.metrics.ledger_retired(ledger)
+        self.metrics.intervals.retired(interval.start_us, stop_us, ledger.balance())
         if not ledger.closed:
             self.metrics.faults.report(faults.LEDGER)
             self.log.error("ledger of the interval does not balance", **ledger.balance())
@@ -258,6 +267,9 @@ class Engine:
         with self._publishing:
             old = self.cell.current
             self.cell.publish(dataclasses.replace(old, generation=old.generation + 1, **parts))  # type: ignore[arg-type]
+            for name in self.loaded_at.keys() & parts.keys():
+                if parts[name] is not getattr(old, name):
+                    self.loaded_at[name] = time.time()
             self.cell.retire(old)
 
     @property
@@ -279,7 +291,7 @@ class Engine:
         all have been taken and their names saved. Returns the balance of the last interval's ledger.
         """
         self.intake.close()
-        for worker in self._workers:
+        for worker in self.workers:
             worker.thread.join(timeout)
             if worker.thread.is_alive():
                 self.metrics.faults.report(faults.DEFECT)

@@ -28,6 +28,7 @@ from edm.kernel.columns import (
 from edm.observe.ledger import settle_fates
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
+from edm.observe.stage_clock import StageClock
 from edm.rotation.interval import Interval
 from edm.snapshot.snapshot import Snapshot
 from edm.stages.dns.name import new_memo
@@ -93,6 +94,7 @@ class Pipeline:
         self._names = new_memo()
         self._more = MoreQuestions.of(_MORE_NAMES)
         self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
+        self.clock = StageClock()
 
     def run(self, block: Block, first: int, n: int, snapshot: Snapshot) -> None:
         """Take the frames ``first .. first+n-1`` of ``block`` all the way, under one snapshot."""
@@ -103,23 +105,34 @@ class Pipeline:
         u32[FRAME_OFF, :n] = block.off[first : first + n]
         u32[FRAME_LEN, :n] = block.length[first : first + n]
 
+        lap = self.clock.begin()
         decode_frames(buf, u32, u64, fate, n)
         self._metrics.senders.add(self._senders.count(buf, u32, fate, n), self._senders.wanted)
+        lap("dnstap")
         if self._debug:
             self._dump(block, first, n)
+            lap("debug file")
         snapshot.clients.filter(buf, u32, fate, n)
+        lap("clients")
         pseudonyms = self._maker_of(snapshot).pseudonymise(buf, u32, u64, fate, n)
+        lap("pseudonyms")
         walk_messages(buf, block.capacity, u32, fate, n, self._names)
+        lap("dns")
         hash_names(buf, u32, u64, fate, n, HASH_KEY)
         if snapshot.ignored_names is not None:
             self._ignore_names(block, n, snapshot.ignored_names)
         snapshot.well_known.lookup(buf, u32, u64, fate, n)
         mark_matches(u32, fate, n, WELL_KNOWN)
+        lap("domains")
         interval.accumulators[self._worker].update(buf, u32, u64, fate, n)
+        lap("histogram")
         self._find_new(block, n, snapshot)
+        lap("new_qname")
         settle_fates(fate, n, SESSION if snapshot.sessions else SESSION_OFF, self._counts)
         if snapshot.sessions:
             self._keep_sessions(block, n, interval)
+            self._metrics.row_latency.sample(u32, u64, fate, n)
+        lap("session")
         self._account(interval, pseudonyms.hits, pseudonyms.evictions, pseudonyms.odd_lengths)
 
     def flush_log(self) -> None:

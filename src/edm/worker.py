@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -25,6 +26,11 @@ class Worker:
     ----------
     slot : int
         Number of the worker: its slot in the cell and its part of each interval.
+
+    Attributes
+    ----------
+    blocks, frames : int
+        Blocks finished, and the frames in them.
     """
 
     def __init__(
@@ -37,6 +43,10 @@ class Worker:
         self._metrics = metrics
         self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
         self._complaints = 0
+        self._busy = 0.0
+        self._since = 0.0  # when the block in hand was taken; 0 while there is none
+        self.blocks = 0
+        self.frames = 0
         self.thread = threading.Thread(target=self._run, name=f"edm-worker-{slot}", daemon=True)
 
     def start(self) -> None:
@@ -45,11 +55,27 @@ class Worker:
 
     def _run(self) -> None:
         while (block := self._intake.get()) is not None:
+            self._since = began = time.monotonic()
             try:
                 self._guarded(self.handle, block, "block not taken through the pipeline as a whole")
                 self._guarded(self.pipeline.settle, block, "new names of a block are lost")
             finally:
+                self.blocks += 1
+                self.frames += block.frames
                 self._intake.release(block)
+                self._busy += time.monotonic() - began
+                self._since = 0.0
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds spent on blocks so far, of the clock on the wall."""
+        return self._busy + self.stuck_seconds
+
+    @property
+    def stuck_seconds(self) -> float:
+        """Seconds spent so far on the block in hand; 0 without one."""
+        since = self._since
+        return time.monotonic() - since if since else 0.0
 
     def _guarded(self, work: Callable[[Block], None], block: Block, complaint: str) -> None:
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from edm.input import descriptors
 from edm.input import reader as reader_module
-from edm.input.blocks import Block, Intake
+from edm.input.blocks import Block, Intake, Waited
 from edm.input.descriptors import SPARE, room_for_connections
 from edm.input.reader import HOLD, SHARED_RECEIVE, FrameReader
 from support.processes import wait_until
@@ -222,9 +222,9 @@ def test_a_large_frame_in_small_pieces_is_not_copied_again_and_again() -> None:
     shares = []
 
     class Watched(Intake):
-        def share(self, fill: Callable[[Block], int]) -> int:
+        def share(self, fill: Callable[[Block], int], waited: Waited = lambda _: None) -> int:
             shares.append(1)
-            return super().share(fill)
+            return super().share(fill, waited)
 
     intake = Watched(2, BLOCK, 60.0)
     reader = FrameReader(intake, MAX_FRAME)

@@ -18,6 +18,7 @@ from edm.daemon import Daemon
 from edm.engine import Engine
 from edm.errors import EdmError
 from edm.input.blocks import Intake
+from edm.input.peers import Sender
 from edm.input.reader import FrameReader
 from edm.kernel import columns as c
 from edm.kernel.columns import Bytes, Fates, U32Columns, U64Columns
@@ -38,6 +39,7 @@ class EventsIntoFile:
     """A sink of events: one JSON text a line. An event is safe when the file has it."""
 
     part = "events_file"
+    section = "events"
     names = b""  # a killed run leaves no names behind that the store does not know
     stored = None  # no room that the disk budget could take back
 
@@ -64,6 +66,12 @@ class EventsIntoFile:
     def reload(self, config: Config) -> None:
         self.life.append(f"reload workers={config.workers}")
 
+    def status(self) -> dict[str, object]:
+        return {"enabled": False, "file": str(self.path)}
+
+    def certificates(self) -> list[tuple[str, float]]:
+        return []
+
     def stop(self, grace: float) -> None:
         self.life.append("stop")
         if hasattr(self, "_file"):
@@ -75,6 +83,8 @@ class FrameList:
 
     address = "a list of frames"
     connections = 1
+    listening = True
+    certificate_ends = None  # it shows none to anybody
 
     def __init__(self, frames: list[bytes], intake: Intake, max_frame: int) -> None:
         self._stream = b"".join(frames)  # each behind its length of four bytes
@@ -87,12 +97,18 @@ class FrameList:
     def _fill(self) -> None:
         self._reader.prime(self._stream)
 
+    def senders(self) -> tuple[list[Sender], list[Sender]]:
+        sender = Sender("list", frames=self._reader.frames, bytes=self._reader.bytes)
+        return [sender], [sender]
+
     def close(self, timeout: float) -> None:
         self._thread.join(timeout)
 
 
 class Truncated:
     """A pseudonymisation: the first 16 bits of an IPv4 address, the first 32 of an IPv6 address, then zeros."""
+
+    fingerprint = "none"  # there is no key
 
     def new_cache(self) -> Truncated:
         return self  # nothing is remembered, so that all workers may use one

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,6 +24,13 @@ _SMALLEST_FRAME = 5  # bytes: the length word and one byte
 
 NO_ROOM = -2
 """What a ``fill`` function returns when the block it was given has too little room left."""
+
+Waited: TypeAlias = Callable[[float], None]
+"""Told for how many seconds a reader had to wait."""
+
+
+def _ignore(_seconds: float) -> None:
+    pass
 
 
 class Block:
@@ -129,6 +137,7 @@ class Intake:
 
     def __init__(self, blocks: int, block_size: int, linger: float) -> None:
         self.block_size = block_size
+        self.blocks = blocks
         self.linger = linger
         self._free = [Block(block_size) for _ in range(blocks)]
         self._ready: deque[Block] = deque()
@@ -165,30 +174,34 @@ class Intake:
         """Whether readers wait for their turn with the shared block."""
         return bool(self._sharers)
 
-    def acquire(self) -> Block:
-        """Take an empty block out of the pool; waits for one (the backpressure) and counts the time."""
-        with self._lock:
-            return self._take_free(self._heavy)
+    def acquire(self, waited: Waited = _ignore) -> Block:
+        """Take an empty block out of the pool; waits for one (the backpressure) and counts the time.
 
-    def _take_free(self, queue: deque[_Turn]) -> Block:
+        ``waited`` is told the seconds, if there were any.
+        """
+        with self._lock:
+            return self._take_free(self._heavy, waited)
+
+    def _take_free(self, queue: deque[_Turn], waited: Waited) -> Block:
         # While anybody waits nothing is free: a block given back goes straight to whoever is next.
-        block = self._free.pop() if self._free else self._wait_for_block(queue)
+        block = self._free.pop() if self._free else self._wait_for_block(queue, waited)
         block.clear()
         return block
 
-    def _wait_for_block(self, queue: deque[_Turn]) -> Block:
-        block = self._wait_in(queue).block
+    def _wait_for_block(self, queue: deque[_Turn], waited: Waited) -> Block:
+        block = self._wait_in(queue, waited).block
         assert block is not None
         return block
 
-    def _wait_in(self, queue: deque[_Turn]) -> _Turn:
+    def _wait_in(self, queue: deque[_Turn], waited: Waited) -> _Turn:
         began = time.monotonic()
         turn = _Turn(self._lock)
         queue.append(turn)
         turn.wait()
-        waited = time.monotonic() - began
-        self.blocked_seconds += waited
-        self.longest_blocked = max(self.longest_blocked, waited)
+        seconds = time.monotonic() - began
+        self.blocked_seconds += seconds
+        self.longest_blocked = max(self.longest_blocked, seconds)
+        waited(seconds)
         return turn
 
     def submit(self, block: Block) -> None:
@@ -202,26 +215,27 @@ class Intake:
             self._close_open()
             self._enqueue(block)
 
-    def share(self, fill: Callable[[Block], int]) -> int:
+    def share(self, fill: Callable[[Block], int], waited: Waited = _ignore) -> int:
         """Let ``fill`` receive into the shared open block; return what it returns.
 
-        ``fill`` runs under the intake's lock, must not wait, and advances ``frames`` and ``fill`` of the
-        block it is given. If it returns :data:`NO_ROOM` it is called again with an empty block.
+        ``waited`` is told the seconds for which this had to wait, if there were any. ``fill`` runs under the
+        intake's lock, must not wait, and advances ``frames`` and ``fill`` of the block it is given. If it
+        returns :data:`NO_ROOM` it is called again with an empty block.
         """
         with self._lock:
             if self._sharing:
-                self._wait_in(self._sharers)
+                self._wait_in(self._sharers, waited)
             self._sharing = True
             try:
-                while (result := fill(self._shared())) == NO_ROOM:
+                while (result := fill(self._shared(waited))) == NO_ROOM:
                     self._close_open()
                 return result
             finally:  # also when the stream turned out to be malformed: frames before that count
                 self._after_sharing()
 
-    def _shared(self) -> Block:
+    def _shared(self, waited: Waited) -> Block:
         if (block := self._open) is None:
-            block = self._open = self._take_free(self._light)
+            block = self._open = self._take_free(self._light, waited)
         return block
 
     def _after_sharing(self) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from edm.errors import ProtocolError
 from edm.input.blocks import Intake
+from edm.input.peers import Sender, identity_of, peer_of
 from edm.input.reader import FrameReader
 from edm.input.stream import HEAVY, StreamSource
 from edm.stages.framestream.protocol import FINISH, ServerHandshake, encode_control
@@ -114,6 +115,8 @@ class Connection:
         self._unread = 0  # bytes that are still to be read while closing
         self._until = 0.0
         self._handshaken = False
+        self._since = time.time()
+        self._peer = ""
         self.reader = FrameReader(intake, limits.max_frame)
         self.thread = threading.Thread(target=self._run, name="edm-reader", daemon=True)
 
@@ -121,6 +124,20 @@ class Connection:
     def handshaken(self) -> bool:
         """Whether the data phase was reached."""
         return self._handshaken
+
+    @property
+    def sender(self) -> Sender:
+        """Who sends, and what has come so far."""
+        reader = self.reader
+        return Sender(
+            self._peer or "unknown",
+            identity_of(reader.first_frame),
+            self._since,
+            reader.frames,
+            reader.bytes,
+            reader.last_frame,
+            reader.blocked,
+        )
 
     def start(self) -> None:
         """Begin to serve."""
@@ -186,6 +203,7 @@ class Connection:
 
     def _serve(self) -> None:
         handshake = self._shake_hands()
+        self._peer = peer_of(self._sock)
         self._handshaken = True
         self.reader.prime(handshake.trailing)
         self._sock.setblocking(False)

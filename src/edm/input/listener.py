@@ -17,6 +17,7 @@ from edm.config.values import shorten
 from edm.errors import InputError
 from edm.input.blocks import Intake
 from edm.input.connection import Connection, End, Limits
+from edm.input.peers import Sender, Tally
 from edm.input.tls import InputCertificate
 from edm.input.unix_socket import BACKLOG, UnixSocket
 
@@ -127,6 +128,7 @@ class Listener:
         self._certificate = certificate
         self._connections: set[Connection] = set()
         self._greeting: dict[Connection, None] = {}  # in order of arrival; with some whose handshake is over
+        self._tally = Tally()
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self.thread = threading.Thread(target=self._run, name="edm-listener", daemon=True)
@@ -140,9 +142,26 @@ class Listener:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
+    def listening(self) -> bool:
+        """Whether senders can connect."""
+        return self.thread.is_alive() and not self._lost
+
+    @property
     def connections(self) -> int:
         """Connections open now."""
         return len(self._connections)
+
+    def senders(self) -> tuple[list[Sender], list[Sender]]:
+        """Return those whose connection is open now, and all so far with what they sent; see :class:`Tally`."""
+        with self._lock:
+            connections = list(self._connections)
+        open_now = [connection.sender for connection in connections if connection.handshaken]
+        return open_now, self._tally.together(open_now)
+
+    @property
+    def certificate_ends(self) -> float | None:
+        """When the certificate shown to senders expires, seconds since 1970; None without TLS."""
+        return self._certificate.not_after if self._certificate is not None else None
 
     def reload(self, config: Config) -> bool:
         """Read certificate and authorities anew, for new connections; see :class:`edm.input.source.Source`."""
@@ -272,6 +291,8 @@ class Listener:
             displaced = connection not in self._connections
             self._connections.discard(connection)
             self._greeting.pop(connection, None)
+        if connection.handshaken:
+            self._tally.ended(connection.sender)
         if not displaced:  # that was told when it happened
             self._events.closed(end)
 

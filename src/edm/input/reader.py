@@ -33,6 +33,7 @@ _MIN_RATION = 1024
 _LARGE = 16384  # bytes of an incomplete frame from which on it is gathered in memory of its own
 _WORTH = 16384  # bytes in one receive with which a sender may keep its block while others wait for one
 
+_BEGINNING = 512  # bytes of the first frame that are kept
 _CONTROL_FRAMES = 1024  # ignored control frames after which a sender is taken for hostile
 
 
@@ -59,8 +60,14 @@ class FrameReader:
     ----------
     stopped : bool
         Set once the STOP control frame has come; what follows it is ignored.
-    frames : int
-        Data frames located so far.
+    frames, bytes : int
+        Data frames located, and bytes received, so far.
+    blocked : float
+        Seconds for which it had to wait for the workers or for other readers.
+    first_frame : bytes
+        The beginning of the first data frame, which tells the sender's identity.
+    last_frame : float
+        When a data frame came last, seconds since 1970; 0 if none has.
     """
 
     def __init__(self, intake: Intake, max_frame: int, *, until_stop: bool = True) -> None:
@@ -77,6 +84,13 @@ class FrameReader:
         self._controls = 0
         self.stopped = False
         self.frames = 0
+        self.bytes = 0
+        self.blocked = 0.0
+        self.first_frame = b""
+        self.last_frame = 0.0
+
+    def _waited(self, seconds: float) -> None:
+        self.blocked += seconds
 
     @property
     def inside_frame(self) -> bool:
@@ -121,7 +135,7 @@ class FrameReader:
             return self._gather(self._large, receive)
         frames = self.frames
         most = self._ration if self._intake.crowded else SHARED_RECEIVE
-        got = self._intake.share(lambda block: self._fill(block, receive, most))
+        got = self._intake.share(lambda block: self._fill(block, receive, most), self._waited)
         if got > 0:
             self._ration = min(SHARED_RECEIVE, max(_MIN_RATION, got * _RATION // (self.frames - frames + 1)))
         return got
@@ -141,7 +155,7 @@ class FrameReader:
         if self._large is not None:
             return self._gather(self._large, receive)
         total = got = 0
-        block = self._intake.acquire()
+        block = self._intake.acquire(self._waited)
         until = time.monotonic() + HOLD if wait is not None else math.inf
         try:
             while not self.stopped and self._large is None:
@@ -165,10 +179,14 @@ class FrameReader:
         """
         got = receive(memoryview(frame)[self._gathered :])
         if got > 0:
+            self.bytes += got
             self._gathered += got
             if self._gathered == len(frame):
                 self._large = None
-                self._intake.share(lambda block: self._fill(block, _from(frame), len(frame), len(frame)))
+                self.bytes -= len(frame)  # which are counted again where they are put into a block
+                self._intake.share(
+                    lambda block: self._fill(block, _from(frame), len(frame), len(frame)), self._waited
+                )
         return got
 
     def _fill(self, block: Block, receive: Receive, most: int, room: int = _MIN_ROOM) -> int:
@@ -178,6 +196,7 @@ class FrameReader:
         got = receive(block.view[start : start + most])
         if got > 0:
             block.received += got
+            self.bytes += got
             self._absorb(block, start + got)
         return got
 
@@ -199,6 +218,8 @@ class FrameReader:
                     block.off[block.frames :],
                     block.length[block.frames :],
                 )
+                if count:
+                    self._note(block)
                 block.frames += count
                 self.frames += count
                 if status == OVERSIZED:
@@ -219,6 +240,13 @@ class FrameReader:
             self._rest = b"" if self.stopped else bytes(block.view[position:stop])
         if len(self._rest) > _LARGE:
             self._set_apart()
+
+    def _note(self, block: Block) -> None:
+        """Take note of data frames that were located behind those of the block."""
+        self.last_frame = time.time()
+        if not self.first_frame:
+            first, size = int(block.off[block.frames]), int(block.length[block.frames])
+            self.first_frame = bytes(block.view[first : first + min(size, _BEGINNING)])
 
     def _set_apart(self) -> None:
         """Go on with the incomplete frame in ``rest`` in memory of its own."""

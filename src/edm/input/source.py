@@ -23,6 +23,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from edm.config import Config
+from edm.input.peers import Sender
 
 
 class Source(Protocol):
@@ -33,8 +34,19 @@ class Source(Protocol):
         """Where frames come from, for the log; no address of a client."""
 
     @property
+    def listening(self) -> bool:
+        """Whether frames can come."""
+
+    @property
     def connections(self) -> int:
         """Number of senders now."""
+
+    def senders(self) -> tuple[list[Sender], list[Sender]]:
+        """Return who sends now, and all that have sent so far, one for each peer and identity."""
+
+    @property
+    def certificate_ends(self) -> float | None:
+        """When the certificate shown to senders expires, seconds since 1970; None if there is none."""
 
     def start(self) -> None:
         """Begin to fill blocks."""

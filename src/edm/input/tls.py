@@ -6,6 +6,8 @@ import ssl
 import threading
 from dataclasses import dataclass
 
+from cryptography import x509
+
 from edm.config import Settings
 from edm.errors import KeyFileError
 from edm.files.pem import EncryptedKeyError, load_pair, read_pem
@@ -18,6 +20,7 @@ class _Pair:
 
     certificate: tuple[str, bytes]
     key: tuple[str, bytes]
+    not_after: float | None
 
 
 def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLContext:
@@ -67,6 +70,11 @@ class InputCertificate:
         self.refresh()
         return self._context
 
+    @property
+    def not_after(self) -> float | None:
+        """When the certificate expires, seconds since 1970; None if that cannot be read from it."""
+        return self._pair.value.not_after
+
     def refresh(self) -> None:
         """Look at the files and take up what was renewed."""
         if self._pair.refresh() | self._authorities.refresh():
@@ -104,7 +112,15 @@ def _load_pair(cert_file: str, key_file: str) -> _Pair:
         raise KeyFileError(
             f"input-tls-cert-file {cert_file} / input-tls-key-file {key_file}: not usable PEM ({error.reason or error})"
         ) from error
-    return _Pair((cert_file, chain), (key_file, key))
+    return _Pair((cert_file, chain), (key_file, key), _not_after(chain))
+
+
+def _not_after(chain: bytes) -> float | None:
+    # OpenSSL has taken it; what it tolerates in a certificate, this library may not.
+    try:
+        return x509.load_pem_x509_certificates(chain)[0].not_valid_after_utc.timestamp()
+    except ValueError:
+        return None
 
 
 def _load_authorities(path: str) -> str | None:

@@ -19,7 +19,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edm.config.address import bind, parse_address, reason_of
@@ -30,6 +30,7 @@ from edm.observe.metrics import Metrics
 from edm.observe.origin import Origins
 from edm.observe.privacy import redact
 from edm.observe.serving import Desk, Gate, Patient, Server, make_server
+from edm.observe.status.routes import Status, routes
 from edm.observe.turns import Turns
 
 log = structlog.get_logger("edm.http")
@@ -203,7 +204,9 @@ async def _not_found(_request: Request, _error: Exception) -> Response:
     return _plain("404 page not found\n", 404)
 
 
-def metrics_app(metrics: Metrics, rotate: Callable[[float], None] | None = None) -> Starlette:
+def metrics_app(
+    metrics: Metrics, rotate: Callable[[float], None] | None = None, status: Status | None = None
+) -> Starlette:
     """Return the application of the metrics server.
 
     Parameters
@@ -213,6 +216,8 @@ def metrics_app(metrics: Metrics, rotate: Callable[[float], None] | None = None)
         Called with a time limit in seconds. Rotates, and returns when the data has been handed to the
         writers. Raises :class:`RotationTimeoutError`, :class:`ShuttingDownError` or another exception, whose
         text becomes the answer. Without it there is no ``/debug/rotate-parquet``.
+    status : Status, optional
+        What the page, ``/api/status`` and the probes show; without it there are none of them.
     """
 
     async def expose(request: Request) -> Response:
@@ -242,10 +247,12 @@ def metrics_app(metrics: Metrics, rotate: Callable[[float], None] | None = None)
             return _plain(f"{visible(redact(str(reason))) or type(reason).__name__}\n", 500)
         return _plain("rotation requested\n", 202)
 
-    routes = [Route("/metrics", _AnyMethod(expose))]
+    found: list[BaseRoute] = [Route("/metrics", _AnyMethod(expose))]
+    if status is not None:
+        found += routes(status)
     if rotate is not None:
-        routes.append(Route("/debug/rotate-parquet", _AnyMethod(rotate_parquet)))
-    return Starlette(routes=routes, exception_handlers={404: _not_found})
+        found.append(Route("/debug/rotate-parquet", _AnyMethod(rotate_parquet)))
+    return Starlette(routes=found, exception_handlers={404: _not_found})
 
 
 _PROFILES = {
@@ -293,8 +300,8 @@ def debug_app(profiler: profiles.Profiler) -> Starlette:
         return _plain(await in_thread(samples.collapsed))
 
     handlers = {"": index, "threads": threads, "profile": profile, "heap": heap, "cmdline": cmdline}
-    routes = [Route(f"/debug/pprof/{name}", handler) for name, handler in handlers.items()]
-    return Starlette(routes=routes, exception_handlers={404: _not_found})
+    found = [Route(f"/debug/pprof/{name}", handler) for name, handler in handlers.items()]
+    return Starlette(routes=found, exception_handlers={404: _not_found})
 
 
 def metrics_server(
@@ -302,9 +309,10 @@ def metrics_server(
     address: str = METRICS_ADDRESS,
     rotate: Callable[[float], None] | None = None,
     names: Sequence[str] = (),
+    status: Status | None = None,
 ) -> HttpServer:
     """Return the metrics server, not started; see :func:`metrics_app`."""
-    return HttpServer("metrics", address, metrics_app(metrics, rotate), names=names, metrics=metrics)
+    return HttpServer("metrics", address, metrics_app(metrics, rotate, status), names=names, metrics=metrics)
 
 
 def debug_server(

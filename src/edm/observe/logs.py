@@ -275,6 +275,11 @@ class RateLimited:
         Monotonic seconds.
     on_suppressed : callable, optional
         Called with the number of errors that were just not logged (``metrics.count_suppressed``).
+
+    Attributes
+    ----------
+    last : tuple[float, str] or None
+        When the last warning or error happened (seconds since 1970), and its text, also if it was not logged.
     """
 
     def __init__(
@@ -294,6 +299,7 @@ class RateLimited:
         self._on_suppressed = on_suppressed
         self._buckets: dict[str, _Bucket] = {}
         self._lock = threading.Lock()
+        self.last: tuple[float, str] | None = None
 
     def info(self, event: str, count: int = 1, **fields: Any) -> None:
         """Log at INFO that ``event`` happened ``count`` times, if the limit allows."""
@@ -301,10 +307,12 @@ class RateLimited:
 
     def warning(self, event: str, count: int = 1, **fields: Any) -> None:
         """Log at WARN that ``event`` happened ``count`` times, if the limit allows."""
+        self._remember(event, count, fields)
         self._log("warning", event, count, fields)
 
     def error(self, event: str, count: int = 1, **fields: Any) -> None:
         """Log at ERROR that ``event`` happened ``count`` times, if the limit allows."""
+        self._remember(event, count, fields)
         self._log("error", event, count, fields)
 
     def take(self, event: str) -> int | None:
@@ -323,6 +331,11 @@ class RateLimited:
                 bucket.suppressed = 0
         for event, bucket, suppressed in waiting:
             getattr(self._logger, bucket.level)(event, suppressed=suppressed, **bucket.fields)
+
+    def _remember(self, event: str, count: int, fields: dict[str, Any]) -> None:
+        if count > 0:
+            reason = fields.get("reason")
+            self.last = time.time(), f"{event}: {reason}" if reason else event
 
     def _log(self, level: str, event: str, count: int, fields: dict[str, Any]) -> None:
         if count <= 0:

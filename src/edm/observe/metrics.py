@@ -7,115 +7,31 @@ their owner at scrape time. Nothing here is global: two :class:`Metrics` are ind
 
 from __future__ import annotations
 
+import math
 import platform
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import prometheus_client as prometheus
 from prometheus_client import exposition
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from edm import __version__
 from edm.input.connection import RESULTS
-from edm.kernel.columns import (
-    CLIENT_ADDRESS_INVALID,
-    CLIENT_IGNORED,
-    DNS_PARSE_ERROR,
-    EMPTY_QUESTION,
-    INVALID_NAME,
-    N_FATES,
-    QUESTION_IGNORED,
-    UNDECODABLE,
-    I64Array,
-)
+from edm.kernel.columns import I64Array
+from edm.observe.collectors import Callback, Table, Totals
 from edm.observe.faults import KINDS, Faults
-from edm.observe.ledger import FATE_NAMES, Ledger
+from edm.observe.intervals import Intervals
+from edm.observe.ledger import Ledger
 from edm.observe.logs import dropped_lines
 from edm.observe.senders import Senders
+from edm.observe.stage_clock import RowLatency
 
 # The library has only this process-wide switch. Creation times would double the size of a scrape without use.
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
 
-_FATE_COUNTERS = (
-    ("edm_ignored_dns_parse_error_total", DNS_PARSE_ERROR, "Frames whose DNS message could not be parsed"),
-    ("edm_ignored_client_ip_error_total", CLIENT_ADDRESS_INVALID, "Frames with an unusable client address"),
-    ("edm_ignored_client_ip_total", CLIENT_IGNORED, "Frames from an ignored client"),
-    ("edm_ignored_empty_question_section_total", EMPTY_QUESTION, "Frames without a question"),
-    ("edm_ignored_invalid_question_name_total", INVALID_NAME, "Frames with an invalid question name"),
-    ("edm_ignored_question_name_total", QUESTION_IGNORED, "Frames asking for an ignored name"),
-    ("edm_undecodable_frames_total", UNDECODABLE, "Frames that are no dnstap message"),
-)
-
+LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 ROTATION_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-
-
-class _Totals(Collector):
-    """Numbers added in bulk and turned into samples at scrape time."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.fates: I64Array = np.zeros(N_FATES, np.int64)
-        self.plain: dict[str, int] = {}
-        self.help: dict[str, str] = {}
-
-    def declare(self, name: str, documentation: str) -> None:
-        self.plain[name] = 0
-        self.help[name] = documentation
-
-    def add(self, amounts: Mapping[str, int]) -> None:
-        with self.lock:
-            for name, amount in amounts.items():
-                self.plain[name] += amount
-
-    def collect(self) -> Iterator[Metric]:
-        with self.lock:
-            fates: list[int] = self.fates.tolist()
-            plain = dict(self.plain)
-        for name, value in plain.items():
-            yield CounterMetricFamily(name, self.help[name], value=value)
-        yield CounterMetricFamily(
-            "edm_processed_dnstap_total", "Frames taken from the input, whatever their fate", value=sum(fates)
-        )
-        for name, fate, documentation in _FATE_COUNTERS:
-            yield CounterMetricFamily(name, documentation, value=fates[fate])
-        by_fate = CounterMetricFamily(
-            "edm_frames_total", "Frames by what became of them; pending must stay 0", labels=["fate"]
-        )
-        for fate_name, value in zip(FATE_NAMES, fates, strict=True):
-            by_fate.add_metric([fate_name], value)
-        yield by_fate
-
-    def describe(self) -> Iterable[Metric]:
-        return list(self.collect())  # so that the registry can refuse a second metric with the same name
-
-
-class _Callback(Collector):
-    """A gauge or counter whose owner is asked for the value at scrape time.
-
-    If the owner fails (it may be stopping), only this sample is missing and the scrape goes on.
-    """
-
-    def __init__(
-        self, family: type[Any], name: str, documentation: str, function: Callable[[], float]
-    ) -> None:
-        self.family = family
-        self.name = name
-        self.documentation = documentation
-        self.function: Callable[[], float] = function
-
-    def collect(self) -> Iterator[Metric]:
-        try:
-            value = float(self.function())
-        except Exception:  # a scrape must not fail with the owner
-            return
-        yield self.family(self.name, self.documentation, value=value)
-
-    def describe(self) -> Iterable[Metric]:
-        return [self.family(self.name, self.documentation)]
 
 
 class Metrics:
@@ -131,17 +47,21 @@ class Metrics:
         Where defects and losses are reported; they count in ``edm_faults_total``.
     senders : Senders
         Frames by message type and identity.
+    intervals : Intervals
+        The last intervals, and what became of them.
     """
 
     def __init__(self) -> None:
         self.registry = prometheus.CollectorRegistry(auto_describe=False)
-        self._totals = _Totals()
+        self._totals = Totals()
         self._declare_totals()
         self.registry.register(self._totals)
         self.senders = Senders()
         self.registry.register(self.senders)
+        self.intervals = Intervals()
         self._declare_gauges()
         self._declare_counters()
+        self._declare_latencies()
         faults = self.counter(
             "edm_faults_total", "What was lost or went wrong by kind; must stay 0", ("kind",)
         )
@@ -175,6 +95,23 @@ class Metrics:
         )
         info = self.gauge("edm_build_info", "Always 1; the versions are labels", ("version", "python"))
         info.labels(__version__, platform.python_version()).set(1)
+
+    def _declare_latencies(self) -> None:
+        self.row_latency = RowLatency(
+            self.histogram(
+                "edm_response_to_row_seconds",
+                "Time from a response to its session row, sampled",
+                buckets=LATENCY_BUCKETS,
+            )
+        )
+        self.file_latency = self.histogram(
+            "edm_interval_to_file_seconds",
+            "Time from the end of an interval to its file",
+            ("kind",),
+            LATENCY_BUCKETS,
+        )
+        for kind in ("histogram", "session"):
+            self.file_latency.labels(kind)
 
     def _declare_counters(self) -> None:
         self.connections_total = self.counter(
@@ -250,7 +187,21 @@ class Metrics:
         ``function`` runs in the HTTP thread: it must be quick and must not block.
         """
         family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-        self.registry.register(_Callback(family, name, documentation, function))
+        self.registry.register(Callback(family, name, documentation, function))
+
+    def table(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        function: Callable[[], Iterable[tuple[Sequence[str], float]]],
+    ) -> None:
+        """Add a metric with labels whose samples are asked for at scrape time, as with :meth:`callback`.
+
+        ``function`` returns pairs: the values of the labels, and that of the sample. Their number must be bounded.
+        """
+        family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        self.registry.register(Table(family, name, documentation, labels, function))
 
     # Counting in bulk
 
@@ -328,9 +279,16 @@ class Metrics:
         self.rotations.labels("ok" if ok else "error").inc()
         self.rotation_seconds.observe(seconds)
 
-    def file_written(self, kind: str, ok: bool) -> None:
-        """Count an output file; ``kind`` is ``histogram`` or ``session``."""
+    def file_written(self, kind: str, ok: bool, stop_us: int = 0, rows: int = 0) -> None:
+        """Count an output file; ``kind`` is ``histogram`` or ``session``.
+
+        One that was written has the ``rows`` of an interval that ended at ``stop_us``.
+        """
         self.files_written.labels(kind, "ok" if ok else "error").inc()
+        if ok:
+            seconds = max(0.0, time.time() - stop_us / 1e6)
+            self.file_latency.labels(kind).observe(seconds)
+            self.intervals.wrote(kind, stop_us, rows, seconds)
 
     def connection_ended(self, result: str) -> None:
         """Count a connection by how it ended; ``result`` must come from a fixed set, never from the peer."""
@@ -346,6 +304,37 @@ class Metrics:
         """Return all metrics and the media type, in the text format that an ``Accept`` header prefers."""
         encoder, media_type = exposition.choose_encoder(accept)
         return encoder(self.registry), media_type
+
+    def fates(self) -> list[int]:
+        """Return the frames so far by fate, in the order of ``FATE_NAMES``."""
+        with self._totals.lock:
+            counts: list[int] = self._totals.fates.tolist()
+        return counts
+
+    def total(self, name: str) -> int:
+        """Return an unlabelled total, named as for :meth:`add`."""
+        return self._totals.plain[f"edm_{name}_total"]
+
+    @staticmethod
+    def quantiles(histogram: prometheus.Histogram) -> dict[str, float | None]:
+        """Return count, median and 99th percentile of a histogram, over all its labels.
+
+        A quantile is the upper bound of the bucket that holds it; None if there is none, or it is beyond the last.
+        """
+        buckets: dict[float, float] = {}
+        for family in histogram.collect():
+            for sample in family.samples:
+                if sample.name.endswith("_bucket"):
+                    bound = float(sample.labels["le"])
+                    buckets[bound] = buckets.get(bound, 0.0) + sample.value
+        count = buckets.get(math.inf, 0.0)
+
+        def quantile(part: float) -> float | None:
+            reached = (bound for bound in sorted(buckets) if count and buckets[bound] >= part * count)
+            bound = next(reached, math.inf)
+            return bound if bound < math.inf else None
+
+        return {"count": count, "p50": quantile(0.5), "p99": quantile(0.99)}
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return the value of one sample, or None if there is no such sample. For summaries and tests."""

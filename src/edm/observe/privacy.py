@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 from edm.errors import mask_passwords
+from edm.files.visible import visible
 
 HIDDEN = "<address>"
 """Replaces each address."""
@@ -69,6 +70,11 @@ def redact_value(value: Any, depth: int = _DEPTH) -> Any:
     return redact(repr(value))
 
 
+def told(last: tuple[float, str] | None) -> dict[str, float | str] | None:
+    """Return an error and its time as the status shows it: nothing in it can be an address or control a terminal."""
+    return None if last is None else {"time": last[0], "text": visible(redact(last[1]))[:300]}
+
+
 class PrivacyFilter:
     """A structlog processor that redacts the event and all its fields except those under allowed keys.
 
@@ -93,4 +99,4 @@ class PrivacyFilter:
         return event
 
 
-__all__ = ["HIDDEN", "OPERATOR_KEYS", "PrivacyFilter", "redact", "redact_value"]
+__all__ = ["HIDDEN", "OPERATOR_KEYS", "PrivacyFilter", "redact", "redact_value", "told"]

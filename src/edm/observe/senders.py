@@ -56,6 +56,17 @@ class Senders(Collector):
                     "dnstap { client response; }), or set input-message-types",
                 )
 
+    def by_type(self) -> dict[str, int]:
+        """Return the frames of each message type that has come."""
+        with self._lock:
+            counts = sum(self._by_identity.values())
+        return {name: int(n) for name, n in zip(MESSAGE_TYPES, counts, strict=True) if n}  # type: ignore[arg-type]
+
+    def doubled(self) -> list[str]:
+        """Return the identities whose answers are logged as two types."""
+        with self._lock:
+            return sorted(_label(identity) for identity in self._warned)
+
     @staticmethod
     def _twice(total: I64Array, wanted: U8Array) -> bool:
         return all(any(total[i] and wanted[i] for i in side) for side in (_TO_CLIENTS, _FROM_SERVERS))

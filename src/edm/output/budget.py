@@ -42,6 +42,9 @@ PATIENCE = 1.0
 ENOUGH, SESSIONS_GIVE_WAY, REST_GIVES_WAY, CANNOT_BE_KEPT = range(4)
 """States: there is room; session data give way; the rest does as well; nothing is left that may be removed."""
 
+STATES = ("ok", "sessions give way", "rest gives way", "full")
+"""Names of these states, in words."""
+
 _FAILURES = 8
 _WITH_ROWS = ("session", "refused", "outbox")
 
@@ -117,6 +120,8 @@ class DiskBudget:
         seen: SeenNames,
     ) -> None:
         self.limits = limits
+        self.seen: tuple[Usage | None, int] = (None, ENOUGH)
+        """What the last look found (before anything was removed), and the state that it led to."""
         self._disk = Disk(data)
         self._sessions = sessions
         self._queue = queue
@@ -247,6 +252,7 @@ class DiskBudget:
         with self._changed:
             self._room = max(0, room)
             self._refusing = self._refusing and room < wanted
+        self.seen = usage, state
         self._counts.show(usage, state)
 
     # Removing

@@ -95,6 +95,12 @@ class HistogramWriter:
         """Intervals retired but not yet written."""
         return len(self._pending)
 
+    @property
+    def oldest_stop(self) -> float | None:
+        """When the oldest interval that is not written ended, seconds since 1970; None if there is none."""
+        with self._wake:
+            return self._pending[0].stop_us / 1e6 if self._pending else None
+
     def start(self) -> None:
         """Begin to write."""
         self._thread.start()
@@ -186,7 +192,7 @@ class HistogramWriter:
             self._untidy = not self._workshop.tidy()
         self.rows_written += merged.rows
         self._metrics.add(histogram_rows=merged.rows)
-        self._metrics.file_written("histogram", True)
+        self._metrics.file_written("histogram", True, retired.stop_us, merged.rows)
         if self.on_written is not None:
             self.on_written(path)
         return True

@@ -173,6 +173,17 @@ class SessionWriter:
         return sum(1 for interval in list(self._intervals.values()) if interval.metadata is not None)
 
     @property
+    def batches_waiting(self) -> int:
+        """Record batches that the writer has not taken yet."""
+        return self._batches_waiting
+
+    @property
+    def oldest_stop(self) -> float | None:
+        """When the oldest interval that is not written ended, seconds since 1970; None if there is none."""
+        stops = [i.stop_us for i in list(self._intervals.values()) if i.metadata is not None]
+        return min(stops) / 1e6 if stops else None
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes in memory that are to be written, as far as the writer has taken them."""
         return sum(interval.waiting_bytes for interval in list(self._intervals.values()))
@@ -299,7 +310,7 @@ class SessionWriter:
         self._untidy = self._untidy or interval.left_over
         self.rows_written += file.rows
         self._metrics.add(session_rows_written=file.rows)
-        self._metrics.file_written("session", True)
+        self._metrics.file_written("session", True, interval.stop_us, file.rows)
         if self.on_written is not None:
             self.on_written(path)
 

@@ -20,7 +20,7 @@ act with it. A sink that is killed at any moment may deliver once more, but neve
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from edm.config import Config
 from edm.output.budget import Queue
@@ -34,9 +34,12 @@ class Sink(Protocol):
     ----------
     part : str
         The name of what :meth:`reload` takes over, in the outcome of a reload and in ``edm_reloads_total``.
+    section : str
+        The name of what :meth:`status` tells, in ``/api/status``.
     """
 
     part: str
+    section: str
 
     def start(self) -> None:
         """Check, read and open what is needed, and begin.
@@ -58,6 +61,15 @@ class Sink(Protocol):
 
     def stop(self, grace: float) -> None:
         """Deliver what waits, within ``grace`` seconds, and end; also if :meth:`start` failed or was never called."""
+
+    def status(self) -> dict[str, Any]:
+        """Return what an operator wants to see, as JSON can hold it: how much waits, what was the last error.
+
+        Any thread may ask at any time after :meth:`start`. It must be quick and must not block.
+        """
+
+    def certificates(self) -> list[tuple[str, float]]:
+        """Return what each certificate of the sink is for, and when it ends, in seconds since 1970."""
 
 
 class EventTaker(Protocol):

@@ -88,6 +88,10 @@ class Usage:
         """Return the bytes of one kind."""
         return sum(file.size for file in self.files[kind])
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of every kind."""
+        return {kind: self.size(kind) for kind in KINDS}
+
     @property
     def total(self) -> int:
         """Bytes of all kinds."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -48,6 +49,9 @@ PARTS = (CONFIG, CLIENTS, IGNORED_NAMES, CRYPTOPAN, WELL_KNOWN)
 KEY_SECONDS = 0.1
 """What a new key takes of one core, in several threads: deriving it, and making the pseudonyms of the caches anew."""
 
+KEPT = 20
+"""Reloads that are remembered."""
+
 Work = Callable[[], object]
 _Key = tuple[str, str]
 
@@ -69,6 +73,8 @@ class Reloader:
     ----------
     outcome : ReloadOutcome
         Of the last reload; before the first one, that of the start.
+    history : deque of ReloadOutcome
+        The last reloads, the newest last.
     """
 
     def __init__(
@@ -93,6 +99,7 @@ class Reloader:
         self._parts: dict[str, PartOutcome] = {}
         self._restart: tuple[str, ...] = ()
         self.outcome = ReloadOutcome(0, os.getpid(), _monotonic_us(), time.time())
+        self.history: deque[ReloadOutcome] = deque(maxlen=KEPT)
         for part in (*PARTS, *self._outputs):
             self._metrics.loaded(part)
 
@@ -112,6 +119,7 @@ class Reloader:
         self.outcome = ReloadOutcome(
             self.outcome.serial + 1, os.getpid(), began, time.time(), self._parts, self._restart
         )
+        self.history.append(self.outcome)
         self._pace.worked(time.thread_time() - cpu - self._apart)
         return not self.outcome.failed
 
@@ -135,6 +143,8 @@ class Reloader:
         self._parts = dict(self.outcome.parts)
         self._guard(self._take_up)
         self.outcome = dataclasses.replace(self.outcome, finished=time.time(), parts=self._parts)
+        if self.history:
+            self.history[-1] = self.outcome
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Do some work; a fault in it is logged and told in the outcome."""

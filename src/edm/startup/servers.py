@@ -8,10 +8,15 @@ from edm.config import Config
 from edm.config.values import parse_names
 from edm.observe.http import HttpServer, debug_server, metrics_server
 from edm.observe.metrics import Metrics
+from edm.observe.status.routes import Status
 
 
-def http_servers(config: Config, metrics: Metrics, rotate: Callable[[float], None]) -> list[HttpServer]:
+def http_servers(
+    config: Config, metrics: Metrics, rotate: Callable[[float], None], status: Status | None = None
+) -> list[HttpServer]:
     """Make the servers, not started yet; ``rotate`` is what a request for a rotation does, if these are allowed.
+
+    ``status`` is what the page and the probes show.
 
     Raises
     ------
@@ -22,7 +27,7 @@ def http_servers(config: Config, metrics: Metrics, rotate: Callable[[float], Non
     names = parse_names(config.http_names)
     if config.metrics_address:
         allowed = rotate if config.enable_manual_parquet_rotation else None
-        servers.append(metrics_server(metrics, config.metrics_address, allowed, names))
+        servers.append(metrics_server(metrics, config.metrics_address, allowed, names, status))
     if config.debug_address:
         servers.append(debug_server(config.debug_address, names, metrics))
     return servers

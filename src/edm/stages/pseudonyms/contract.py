@@ -56,7 +56,16 @@ class Maker(Protocol):
 
 
 class Pseudonyms(Protocol):
-    """A pseudonymisation with its key. Immutable; any number of threads may use it."""
+    """A pseudonymisation with its key. Immutable; any number of threads may use it.
+
+    Attributes
+    ----------
+    fingerprint : hexadecimal digits that differ from key to key and tell nothing of the key
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Which key this is."""
 
     def new_cache(self) -> Maker:
         """Return a maker with nothing remembered, for the use of one worker."""

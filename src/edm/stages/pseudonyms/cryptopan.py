@@ -10,6 +10,7 @@ batch are laid out, encrypted by one call into OpenSSL per buffer, and folded ba
 
 from __future__ import annotations
 
+import hmac
 import itertools
 import os
 
@@ -91,10 +92,11 @@ class Pseudonymiser:
     Attributes
     ----------
     identity : a number that no other pseudonymiser of this process has
+    fingerprint : 8 hexadecimal digits, an HMAC of a fixed text under the secret
     entries, cache_bytes : as given
     """
 
-    __slots__ = ("_key", "_pad", "cache_bytes", "entries", "identity")
+    __slots__ = ("_key", "_pad", "cache_bytes", "entries", "fingerprint", "identity")
 
     def __init__(self, secret: bytes, entries: int, cache_bytes: int = CACHE_BYTES) -> None:
         if len(secret) != SECRET_BYTES:
@@ -105,6 +107,8 @@ class Pseudonymiser:
             raise ConfigError(f"cryptopan-cache-bytes: {cache_bytes} is less than {CACHE_BYTES_MIN}")
         self._key = secret[:16]
         self._pad = _encrypt_in_ecb_mode(self._key).encryptor().update(secret[16:])
+        # Under the derived key: whoever wants to guess the secret by it has to derive the key for each guess.
+        self.fingerprint = hmac.digest(secret, b"edm key fingerprint", "sha256")[:4].hex()
         self.entries = entries
         self.cache_bytes = cache_bytes
         self.identity = next(_identities)

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -14,6 +15,7 @@ from edm.errors import EdmError, KeyFileError
 from edm.files.renewable import Renewable
 from edm.observe.faults import DEFECT
 from edm.observe.metrics import Metrics
+from edm.observe.privacy import told
 from edm.stages.new_qname.events import EventBlock
 from edm.stages.new_qname.queue import EventQueue
 from edm.stages.new_qname.seen.unsaved import to_record
@@ -61,6 +63,7 @@ class EventsOut:
     """
 
     part = "mqtt_client_certificate"
+    section = "events"
 
     def __init__(self, config: Config, event_queue: EventQueue, data_root: Path, metrics: Metrics) -> None:
         self._config = config
@@ -83,7 +86,7 @@ class EventsOut:
             "mqtt_signing_key", config, lambda c: [c.mqtt_signing_key_file], _Signing().load
         )
         self.certificate = ClientCertificate("mqtt", config)
-        broker = Broker.parse(config.mqtt_server)
+        self._broker = broker = Broker.parse(config.mqtt_server)
         if any(os.environ.get(name) for name in ("all_proxy", "ALL_PROXY")):
             self._log.warning("all_proxy is set, but the connection to the MQTT broker does not use a proxy")
         in_memory = config.disable_mqtt_filequeue
@@ -148,6 +151,27 @@ class EventsOut:
         self.publisher.hurry()
         if problems:
             raise KeyFileError("; ".join(problems))
+
+    def status(self) -> dict[str, Any]:
+        """Tell of connection, queue and last error; see :class:`edm.output.sink.Sink`."""
+        backlog, totals = self.backlog, self.backlog.totals
+        return {
+            "enabled": True,
+            "connected": self.publisher.connected,
+            "broker": f"{self._broker.host}:{self._broker.port}",
+            "memory": self._events.events + backlog.memory_events,
+            "disk": backlog.disk_events,
+            "disk_bytes": backlog.disk_bytes,
+            "disk_bound_bytes": self._config.mqtt_queue_bytes,
+            "sent": backlog.sent,
+            "set_aside": backlog.failed,
+            "lost": int(totals.get("dropped", 0)) + backlog.damaged,
+            "last_error": told(self.publisher.last_error),
+        }
+
+    def certificates(self) -> list[tuple[str, float]]:
+        """Return when the client certificate ends; see :class:`edm.output.sink.Sink`."""
+        return [("MQTT client", self.certificate.not_after)]
 
     def _look_at_files(self) -> None:
         """Load keys and certificates that were renewed on disk."""

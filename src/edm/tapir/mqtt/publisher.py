@@ -136,6 +136,11 @@ class Publisher:
         """Start the thread; the first attempt to connect is made at once."""
         self._thread.start()
 
+    @property
+    def last_error(self) -> tuple[float, str] | None:
+        """When something last went wrong with the broker, and what; see :class:`RateLimited`."""
+        return self._limited.last
+
     def wake(self) -> None:
         """Tell the thread that the backlog has new events."""
         self._waker.wake()

@@ -53,6 +53,7 @@ class Uploader:
     """
 
     part = "http_client_certificate"
+    section = "uploads"
 
     def __init__(
         self,
@@ -137,6 +138,14 @@ class Uploader:
         self._thread.join(1.0)
         self._limited.flush()
 
+    def status(self) -> dict[str, Any]:
+        """Tell what waits, what was sent, and the last error; see :class:`edm.output.sink.Sink`."""
+        return self._counts.status(self._enabled, getattr(self.service, "target", None), self._limited.last)
+
+    def certificates(self) -> list[tuple[str, float]]:
+        """Return when the client certificate ends; see :class:`edm.output.sink.Sink`."""
+        return [("HTTP client", self.service.certificate.not_after)] if self.service is not None else []
+
     @property
     def running(self) -> bool:
         """Tell whether the thread is still at work."""
@@ -147,8 +156,7 @@ class Uploader:
         if not service.target.tls:
             self._log.warning("http-url does without TLS: histograms can be read and changed on their way")
         service.certificate.add_metrics(self._metrics)
-        self.service = service
-        self._enabled = True
+        self.service, self._enabled = service, True
 
     # The thread
 
@@ -197,8 +205,7 @@ class Uploader:
         except OSError as error:
             self._limited.error("the outbox cannot be read", reason=error.strerror)
             return
-        self._counts.outbox_files.set(len(files))
-        self._counts.outbox_bytes.set(sum(file.size for file in files))
+        self._counts.waiting(len(files), sum(file.size for file in files))
         self._records = {
             f.path.name: r
             for f in files
@@ -208,8 +215,7 @@ class Uploader:
             if not self._may_go_on(last):
                 break
             if self._handle(file):
-                self._counts.outbox_files.dec()
-                self._counts.outbox_bytes.dec(file.size)
+                self._counts.gone(file.size)
 
     def _is_brought_back(self, file: HistogramFile) -> bool:
         record = self._records.get(file.path.name)
@@ -243,11 +249,9 @@ class Uploader:
             self.service.refresh()
             self.service.certificate.warn_if_expiring()
         try:
-            removed = self.outbox.clean(time.time())
+            self._counts.removed.inc(self.outbox.clean(time.time()))
         except OSError as error:
             self._limited.error("sent histograms cannot be removed", reason=error.strerror)
-            return
-        self._counts.removed.inc(removed)
 
     # One file
 
@@ -293,9 +297,7 @@ class Uploader:
         record.stored = True
         self._pace.reset()
         self._outage.reset()
-        self._counts.attempts.labels("created").inc()
-        self._counts.bytes.inc(file.size)
-        self._counts.last_success.set(time.time())
+        self._counts.succeeded(file.size)
         self._log.info(
             "histogram uploaded",
             filename=file.path.name,
@@ -385,7 +387,7 @@ class Uploader:
             return False
         self._pace.failed(self._clock())
         self._records.pop(file.path.name, None)
-        self._counts.refused.inc()
+        self._counts.set_aside()
         self._limited.error(
             "histogram set aside because Core refuses it; a reload tries it again",
             filename=str(target),
