@@ -15,6 +15,7 @@ from edm.cli.main import COMMANDS
 from edm.config import KEYS
 from edm.observe.ledger import FATE_NAMES, Ledger
 from edm.observe.metrics import Metrics
+from edm.observe.status.findings import CODES
 from edm.stages.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
 from edm.stages.session.columns import SCHEMA as SESSION_SCHEMA
 from edm.tapir.keys.certificates import Service
@@ -150,7 +151,7 @@ def test_every_key_is_in_the_documentation() -> None:
 
 def test_no_page_names_a_key_that_does_not_exist() -> None:
     prefixes = tuple({name.split("-")[0] + "-" for name in KEYS})
-    known = {*KEYS, "mqtt-*", "http-*"}
+    known = {*KEYS, *CODES, "mqtt-*", "http-*"}
     strange = {
         f"{path.name}: {code}"
         for path in PAGES

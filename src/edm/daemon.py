@@ -21,6 +21,7 @@ from edm.engine import Engine
 from edm.errors import EdmError
 from edm.input.blocks import Intake
 from edm.input.source import Source
+from edm.observe.access import Access
 from edm.observe.faults import DEFECT
 from edm.observe.http import HttpServer, RotationTimeoutError, ShuttingDownError
 from edm.observe.logs import RateLimited
@@ -94,20 +95,23 @@ class Daemon:
         refuse_shared_folders(self.config)
         for warning in (*self.config.warnings, *exposures(self.config)):
             self.log.warning(warning)
+        self.access = Access(self.config)
         self.engine = Engine(self.config, self.metrics, events=not self.config.disable_mqtt)
         self.sinks = self._make_sinks(self.config, self.engine)
         try:
             self._start_sinks()
             self.budget = make_budget(self.config, self.engine, self.sinks)
             self.source = self._open_source(self.config, self.engine.intake, self._connections)
-            parts = reloadable(self.config, self.engine, self.sinks, self.budget, self.source)
+            parts = reloadable(self.config, self.engine, self.sinks, self.budget, self.source, self.access)
             self.reloader = Reloader(self.engine, self._read_config, parts)
         except BaseException:
             self._abandon_start()
             raise
         self._show_metrics()
         self._watched = self._watch()
-        self._servers = http_servers(self.config, self.metrics, self.rotate_on_request, self._watched)
+        self._servers = http_servers(
+            self.config, self.metrics, self.rotate_on_request, self._watched, self.access
+        )
         for server in self._servers:
             server.start()
         self.budget.start()
@@ -164,6 +168,7 @@ class Daemon:
                 stopping=self._stopping.is_set,
                 started=time.time(),
                 names_at_start=new_names(self.engine),
+                access=self.access,
             )
         )
 
@@ -215,6 +220,7 @@ class Daemon:
                     self._limited.warning("the system clock was set", seconds=round(clock.step, 3))
                 self._rotate()
                 self.source.refresh()
+                self.access.refresh()
                 self._flush_log()
                 if self.metrics.faults:
                     self._tell_faults()

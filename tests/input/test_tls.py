@@ -10,7 +10,7 @@ import pytest
 
 from edm.config import Settings
 from edm.errors import KeyFileError
-from edm.input.tls import InputCertificate
+from edm.input.tls import ServerCertificate
 from support.pki import Authority, Pair
 
 
@@ -64,7 +64,7 @@ def shown(context: ssl.SSLContext, authority: Authority, client: Pair | None = N
 
 
 def test_a_certificate_renewed_on_disk_is_shown_to_the_next_sender(files: Files) -> None:
-    certificate = InputCertificate(files.settings())
+    certificate = ServerCertificate(files.settings(), "input")
     client = files.authority.client()
     before = shown(certificate.context(), files.authority, client)
     new = files.put(files.authority.server())
@@ -76,7 +76,7 @@ def test_a_certificate_renewed_on_disk_is_shown_to_the_next_sender(files: Files)
 
 
 def test_new_authorities_for_senders(files: Files, tmp_path: Path) -> None:
-    certificate = InputCertificate(files.settings())
+    certificate = ServerCertificate(files.settings(), "input")
     other = Authority(tmp_path / "other", "other")
     with pytest.raises(ssl.SSLError):
         shown(certificate.context(), files.authority, other.client())
@@ -87,7 +87,7 @@ def test_new_authorities_for_senders(files: Files, tmp_path: Path) -> None:
 
 
 def test_a_reload_goes_part_by_part(files: Files, tmp_path: Path) -> None:
-    certificate = InputCertificate(files.settings())
+    certificate = ServerCertificate(files.settings(), "input")
     other = Authority(tmp_path / "other", "other")
     files.put(new := files.authority.server())
     with pytest.raises(KeyFileError, match="input-tls-client-ca-file: /nowhere"):

@@ -169,6 +169,13 @@ def input_certificates_are_valid(cfg: Config) -> Iterator[str]:
         yield from _tried(lambda: tls_context(*files))
 
 
+def access_is_valid(cfg: Config) -> Iterator[str]:
+    """Yield a line if certificate or token of the metrics address could not be used."""
+    from edm.observe.access import Access
+
+    yield from _tried(lambda: Access(cfg))
+
+
 def core_keys_are_valid(cfg: Config) -> Iterator[str]:
     """Yield a line for each key, certificate or URL that the outputs to Core could not use."""
     from edm.tapir.events.outgoing import topic_of
@@ -193,6 +200,7 @@ CHECKS: list[Check] = [
     socket_can_be_made,
     addresses_can_be_bound,
     input_certificates_are_valid,
+    access_is_valid,
     core_keys_are_valid,
     shared_folders,
 ]

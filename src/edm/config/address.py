@@ -42,6 +42,14 @@ def parse_address(text: str) -> Address:
     return Address(_host(host), _port(port))
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a host as :func:`parse_address` returns it."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
+
+
 def _host(host: str) -> str:
     if host.startswith("["):
         if not host.endswith("]") or "[" in host[1:] or "]" in host[1:-1]:

@@ -324,8 +324,23 @@ class Settings:
     metrics_address: str = _observe(
         "127.0.0.1:2112", "HOST:PORT of the metrics; empty switches them off.", check=parse_address
     )
+    metrics_tls_cert_file: str = _observe(
+        "",
+        "Certificate (PEM) with which the metrics address is served over TLS 1.3. Needed, as is one of the two ways to "
+        "tell who asks, for an address that is not on loopback.",
+    )
+    metrics_tls_key_file: str = _observe("", "Private key (PEM) of that certificate.")
+    metrics_tls_client_ca_file: str = _observe(
+        "", "Authorities (PEM); who asks must show a client certificate from one of them."
+    )
+    metrics_token_file: str = _observe(
+        "",
+        "File with a bearer token of at least 16 characters, which who asks must send, except for /livez and /readyz.",
+    )
     debug_address: str = _observe(
-        "127.0.0.1:6060", "HOST:PORT of the profiles; empty switches them off.", check=parse_address
+        "127.0.0.1:6060",
+        "HOST:PORT of the profiles, on loopback; empty switches them off.",
+        check=parse_address,
     )
     http_names: str = _observe(
         "",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from edm.config.address import is_loopback, parse_address
 from edm.config.schema import KEYS, SALT_MIN, Settings
 
 Purpose: TypeAlias = Literal["daemon", "minimise"]
@@ -92,6 +93,28 @@ def _http(settings: Settings) -> Iterator[Violation]:
         yield "http-url", reason
 
 
+def _observation(settings: Settings) -> Iterator[Violation]:
+    pair = ("metrics-tls-cert-file", "metrics-tls-key-file")
+    if settings.metrics_tls_cert_file or settings.metrics_tls_key_file or settings.metrics_tls_client_ca_file:
+        yield from _needed(settings, pair, " with the other settings of metrics-tls")
+    known = settings.metrics_tls_client_ca_file or settings.metrics_token_file
+    if _is_open(settings.metrics_address) and not (settings.metrics_tls_cert_file and known):
+        yield (
+            "metrics-address",
+            "others than this machine could read it: listen on 127.0.0.1, or set metrics-tls-cert-file, "
+            "metrics-tls-key-file, and one of metrics-token-file and metrics-tls-client-ca-file",
+        )
+    if _is_open(settings.debug_address):
+        yield "debug-address", "others than this machine could read it: listen on 127.0.0.1"
+
+
+def _is_open(address: str) -> bool:
+    try:
+        return bool(address) and not is_loopback(parse_address(address).host)
+    except ValueError:
+        return False  # said by the check of the value
+
+
 def violations(settings: Settings, purpose: Purpose) -> Iterator[Violation]:
     """Yield every rule that ``settings`` break for ``purpose``, as key and reason; secrets are not quoted."""
     for key in KEYS.values():
@@ -107,6 +130,7 @@ def violations(settings: Settings, purpose: Purpose) -> Iterator[Violation]:
     if purpose == "minimise":
         return
     yield from _input(settings)
+    yield from _observation(settings)
     if not settings.disable_mqtt:
         yield from _mqtt(settings)
     if not settings.disable_histogram_sender:

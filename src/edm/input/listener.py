@@ -18,7 +18,7 @@ from edm.errors import InputError
 from edm.input.blocks import Intake
 from edm.input.connection import Connection, End, Limits
 from edm.input.peers import Sender, Tally
-from edm.input.tls import InputCertificate
+from edm.input.tls import ServerCertificate
 from edm.input.unix_socket import BACKLOG, UnixSocket
 
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
@@ -99,7 +99,7 @@ class Listener:
         Connections at once.
     tls : ssl.SSLContext, callable or None
         None for a listener without TLS. What a callable returns holds for one connection: it is asked for each.
-    certificate : InputCertificate, optional
+    certificate : ServerCertificate, optional
         What ``tls`` is made from, for reloads and renewals.
     """
 
@@ -112,7 +112,7 @@ class Listener:
         *,
         most: int,
         tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
-        certificate: InputCertificate | None = None,
+        certificate: ServerCertificate | None = None,
     ) -> None:
         self._file = sock if isinstance(sock, UnixSocket) else None
         self._sock = sock.sock if isinstance(sock, UnixSocket) else sock

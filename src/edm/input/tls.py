@@ -1,4 +1,4 @@
-"""The certificate of the TLS input, and the authorities whose senders it accepts: loading and renewing."""
+"""The certificates of our TLS servers, and the authorities whose clients they accept: loading and renewing."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLCo
     KeyFileError
         A file is missing, unreadable, not PEM, or certificate and key do not belong together.
     """
-    return _context(_load_pair(cert_file, key_file), _load_authorities(client_ca_file))
+    return _context(_load_pair("input", cert_file, key_file), _load_authorities("input", client_ca_file))
 
 
-class InputCertificate:
-    """The certificate of the TLS input and the authorities of its senders. Any thread may use it.
+class ServerCertificate:
+    """The certificate of a TLS server of ours, and the authorities of its clients. Any thread may use it.
 
     Whoever renews the files need not tell: they are looked at before each new connection.
 
     Parameters
     ----------
     settings : Settings
+    prefix : str
+        Chooses the settings ``<prefix>-tls-cert-file``, ``-key-file`` and ``-client-ca-file``.
 
     Raises
     ------
@@ -49,18 +51,21 @@ class InputCertificate:
         As :func:`tls_context`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, prefix: str) -> None:
+        cert, key, authorities = (
+            f"{prefix}_tls_{suffix}" for suffix in ("cert_file", "key_file", "client_ca_file")
+        )
         self._pair = Renewable(
-            "input_tls_certificate",
+            f"{prefix}_tls_certificate",
             settings,
-            lambda s: [s.input_tls_cert_file, s.input_tls_key_file],
-            lambda s: _load_pair(s.input_tls_cert_file, s.input_tls_key_file),
+            lambda s: [getattr(s, cert), getattr(s, key)],
+            lambda s: _load_pair(prefix, getattr(s, cert), getattr(s, key)),
         )
         self._authorities = Renewable(
-            "input_tls_client_authorities",
+            f"{prefix}_tls_client_authorities",
             settings,
-            lambda s: [s.input_tls_client_ca_file],
-            lambda s: _load_authorities(s.input_tls_client_ca_file),
+            lambda s: [getattr(s, authorities)],
+            lambda s: _load_authorities(prefix, getattr(s, authorities)),
         )
         self._lock = threading.Lock()
         self._renewed()
@@ -98,19 +103,20 @@ class InputCertificate:
             self._context = _context(self._pair.value, self._authorities.value)
 
 
-def _load_pair(cert_file: str, key_file: str) -> _Pair:
-    chain, key = read_pem("input-tls-cert-file", cert_file), read_pem("input-tls-key-file", key_file)
+def _load_pair(prefix: str, cert_file: str, key_file: str) -> _Pair:
+    cert_setting, key_setting = f"{prefix}-tls-cert-file", f"{prefix}-tls-key-file"
+    chain, key = read_pem(cert_setting, cert_file), read_pem(key_setting, key_file)
     try:
         load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), (cert_file, chain), (key_file, key))
     except EncryptedKeyError:
-        raise KeyFileError(f"input-tls-key-file: {key_file}: the key is encrypted") from None
+        raise KeyFileError(f"{key_setting}: {key_file}: the key is encrypted") from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise KeyFileError(
-                f"input-tls-key-file: {key_file}: does not belong to the certificate in {cert_file}"
+                f"{key_setting}: {key_file}: does not belong to the certificate in {cert_file}"
             ) from error
         raise KeyFileError(
-            f"input-tls-cert-file {cert_file} / input-tls-key-file {key_file}: not usable PEM ({error.reason or error})"
+            f"{cert_setting} {cert_file} / {key_setting} {key_file}: not usable PEM ({error.reason or error})"
         ) from error
     return _Pair((cert_file, chain), (key_file, key), _not_after(chain))
 
@@ -123,14 +129,15 @@ def _not_after(chain: bytes) -> float | None:
         return None
 
 
-def _load_authorities(path: str) -> str | None:
+def _load_authorities(prefix: str, path: str) -> str | None:
     if not path:
         return None
-    text = read_pem("input-tls-client-ca-file", path).decode("ascii", "replace")
+    setting = f"{prefix}-tls-client-ca-file"
+    text = read_pem(setting, path).decode("ascii", "replace")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as error:
-        raise KeyFileError(f"input-tls-client-ca-file: {path}: not usable PEM") from error
+        raise KeyFileError(f"{setting}: {path}: not usable PEM") from error
     return text
 
 
@@ -147,4 +154,4 @@ def _context(pair: _Pair, authorities: str | None) -> ssl.SSLContext:
     return context
 
 
-__all__ = ["InputCertificate", "tls_context"]
+__all__ = ["ServerCertificate", "tls_context"]

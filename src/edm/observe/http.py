@@ -26,6 +26,7 @@ from edm.config.address import bind, parse_address, reason_of
 from edm.errors import EdmError
 from edm.files.visible import visible
 from edm.observe import profiles
+from edm.observe.access import Access
 from edm.observe.metrics import Metrics
 from edm.observe.origin import Origins
 from edm.observe.privacy import redact
@@ -104,6 +105,8 @@ class HttpServer:
         Further names allowed in ``Host``, see :class:`edm.observe.origin.Origins`.
     metrics : Metrics, optional
         Where refused requests are counted.
+    access : Access, optional
+        Who is let in, and how it is encrypted; all in the clear without it.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class HttpServer:
         *,
         names: Sequence[str] = (),
         metrics: Metrics | None = None,
+        access: Access | None = None,
     ) -> None:
         self.name = name
         self.address = address
@@ -122,6 +126,7 @@ class HttpServer:
         self._on_stop = on_stop
         self._names = names
         self._metrics = metrics
+        self._access = access
         self._socket: socket.socket | None = None
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
@@ -144,7 +149,8 @@ class HttpServer:
         desk = Desk(self.name, self._on_refused, self._on_suppressed)
         # Requests may use the name that the operator configured as the address.
         origins = Origins([*self._names, parse_address(self.address)[0]])
-        self._server = make_server(Patient(Turns(Gate(self._app, origins, desk))), desk)
+        gate = Gate(self._app, origins, desk, self._access)
+        self._server = make_server(Patient(Turns(gate)), desk, self._access)
         # uvicorn installs signal handlers only in the main thread; there they would replace ours.
         self._thread = threading.Thread(target=self._run, name=f"http-{self.name}", daemon=True)
         self._thread.start()
@@ -310,9 +316,11 @@ def metrics_server(
     rotate: Callable[[float], None] | None = None,
     names: Sequence[str] = (),
     status: Status | None = None,
+    access: Access | None = None,
 ) -> HttpServer:
     """Return the metrics server, not started; see :func:`metrics_app`."""
-    return HttpServer("metrics", address, metrics_app(metrics, rotate, status), names=names, metrics=metrics)
+    app = metrics_app(metrics, rotate, status)
+    return HttpServer("metrics", address, app, names=names, metrics=metrics, access=access)
 
 
 def debug_server(

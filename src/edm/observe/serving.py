@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable
 
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edm.observe import profiles
+from edm.observe.access import Access
 from edm.observe.logs import RateLimited
 from edm.observe.origin import Origins
 from edm.observe.places import Places, peer_of
@@ -34,8 +36,11 @@ GRACE_SECONDS = 3.0
 """Longest time that running requests may take when the server stops."""
 SHARE = 0.1
 """Largest share of one core for accepting connections when they arrive without a pause."""
+HANDSHAKES = 32
+"""TLS handshakes at once."""
+HANDSHAKE_SECONDS = 5.0
 BACKLOG = 128
-REASONS = ("malformed", "host", "origin", "full", "displaced", "timeout")
+REASONS = ("malformed", "host", "origin", "token", "tls", "full", "displaced", "timeout")
 """Why a request or a connection was refused; see ``edm_http_refused_total`` in docs/operations.md."""
 
 _BURST = 0.25  # CPU seconds that an idle server may use at once
@@ -49,6 +54,8 @@ _TEXTS = {
     "malformed": "malformed HTTP request",
     "host": "HTTP request for a name that is not ours (http-names)",
     "origin": "HTTP request from a page of another site",
+    "token": "HTTP request without the right token (metrics-token-file)",
+    "tls": "HTTPS connection failed in its handshake",
     "full": "HTTP connection refused, all places taken",
     "displaced": "HTTP connection gave way to a new one",
 }
@@ -176,18 +183,24 @@ class Connection(H11Protocol):
 class Gate:
     """An ASGI application that refuses requests of foreign origin and remembers peers with good requests."""
 
-    def __init__(self, app: ASGIApp, origins: Origins, desk: Desk) -> None:
+    def __init__(self, app: ASGIApp, origins: Origins, desk: Desk, access: Access | None = None) -> None:
         self._app = app
         self._origins = origins
         self._desk = desk
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it with status 403 and the reason."""
-        reason = self._origins.objection(scope["method"], Headers(scope=scope))
+        headers = Headers(scope=scope)
+        reason, code = self._origins.objection(scope["method"], headers), 403
+        if reason is None and self._access is not None and not self._access.admits(scope["path"], headers):
+            reason, code = "token", 401
         if reason is not None:
             self._desk.refuse(reason)
-            text = f"{_TEXTS[reason]}\n"
-            await PlainTextResponse(text, 403, {"X-Content-Type-Options": "nosniff"})(scope, receive, send)
+            told = {"X-Content-Type-Options": "nosniff"}
+            if code == 401:
+                told["WWW-Authenticate"] = "Bearer"
+            await PlainTextResponse(f"{_TEXTS[reason]}\n", code, told)(scope, receive, send)
             return
         client = scope.get("client")
 
@@ -206,11 +219,13 @@ class Server(uvicorn.Server):
     server stays within :data:`SHARE`; :class:`edm.observe.turns.Turns` does the same for requests.
     """
 
-    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+    def __init__(self, config: uvicorn.Config, desk: Desk, access: Access | None = None) -> None:
         super().__init__(config)
         self._desk = desk
+        self._access = access
         self._loop: asyncio.AbstractEventLoop | None = None
         self._accepting: asyncio.Task[None] | None = None
+        self._shaking: set[asyncio.Task[None]] = set()
         self._credit = _BURST
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -226,8 +241,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting; running requests may take :data:`GRACE_SECONDS`, or until :meth:`abort`."""
-        if self._accepting is not None:
-            self._accepting.cancel()
+        for task in (self._accepting, *self._shaking):
+            if task is not None:
+                task.cancel()
         for sock in sockets or ():
             sock.close()
         state = self.server_state
@@ -281,11 +297,34 @@ class Server(uvicorn.Server):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: Connection(self, self._desk, peer), sock)
+        context = self._access.context() if self._access is not None else None
+        if context is None:
+            await loop.connect_accepted_socket(lambda: Connection(self, self._desk, peer), sock)
+        elif len(self._shaking) >= HANDSHAKES:
+            self._desk.refuse("full")
+            sock.close()
+        else:
+            task = loop.create_task(self._shake_hands(sock, peer, context))
+            self._shaking.add(task)
+            task.add_done_callback(self._shaking.discard)
+
+    async def _shake_hands(self, sock: socket.socket, peer: str, context: ssl.SSLContext) -> None:
+        # Beside accepting: a peer that says nothing must not keep the next one waiting.
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(
+                lambda: Connection(self, self._desk, peer),
+                sock,
+                ssl=context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            )
+        except (OSError, ssl.SSLError):  # TimeoutError is one of them
+            self._desk.refuse("tls")
+            sock.close()
 
 
-def make_server(app: ASGIApp, desk: Desk) -> Server:
-    """Return a server of an application, not started."""
+def make_server(app: ASGIApp, desk: Desk, access: Access | None = None) -> Server:
+    """Return a server of an application, not started; ``access`` says who is let in, and how it is encrypted."""
     config = uvicorn.Config(
         app,
         http=H11Protocol,
@@ -299,7 +338,7 @@ def make_server(app: ASGIApp, desk: Desk) -> Server:
         server_header=False,
         timeout_keep_alive=int(IDLE_SECONDS),
     )
-    return Server(config, desk)
+    return Server(config, desk, access)
 
 
 class Patient:

@@ -13,7 +13,7 @@ from edm.input.connection import End, Limits
 from edm.input.descriptors import room_for_connections
 from edm.input.listener import Listener, Listening, open_tcp
 from edm.input.source import Source
-from edm.input.tls import InputCertificate
+from edm.input.tls import ServerCertificate
 from edm.input.unix_socket import UnixSocket
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
@@ -102,7 +102,7 @@ def open_source(config: Config, intake: Intake, log: ConnectionLog) -> Source:
     EdmError
         The address, or a file of TLS, cannot be used.
     """
-    certificate = InputCertificate(config) if config.input_tls else None
+    certificate = ServerCertificate(config, "input") if config.input_tls else None
     sock: Listening
     if config.input_unix:
         sock = UnixSocket(config.input_unix, config.input_unix_mode, config.input_unix_owner)

@@ -76,9 +76,14 @@ def exposures(config: Config) -> Iterator[str]:
 def _key_files(config: Config) -> Iterator[str]:
     if config.input_tls:
         yield "input-tls-key-file"
+    yield from (name for name in ("metrics-tls-key-file", "metrics-token-file") if _is_set(config, name))
     for core, off in (("mqtt", config.disable_mqtt), ("http", config.disable_histogram_sender)):
         if not off:
             yield from (f"{core}-signing-key-file", f"{core}-client-key-file")
+
+
+def _is_set(config: Config, name: str) -> bool:
+    return bool(getattr(config, KEYS[name].attribute))
 
 
 def forbid_core_files(config: Config) -> None:

@@ -17,6 +17,7 @@ from edm.engine import Engine
 from edm.files.visible import visible
 from edm.input.peers import Sender
 from edm.input.source import Source
+from edm.observe.access import Access
 from edm.observe.ledger import FATE_NAMES
 from edm.observe.privacy import redact
 from edm.observe.status.board import Rates, Section
@@ -83,6 +84,7 @@ class Parts:
     stopping: Callable[[], bool]
     started: float
     names_at_start: int
+    access: Access
 
 
 def make_sections(parts: Parts) -> dict[str, Section]:
@@ -310,8 +312,9 @@ def certificates(parts: Parts) -> list[dict[str, Any]]:
     ends: list[tuple[str, float]] = []
     for sink in parts.sinks.in_order():
         ends.extend(sink.certificates())
-    if parts.source.certificate_ends is not None:
-        ends.append(("input", parts.source.certificate_ends))
+    for use, end in (("input", parts.source.certificate_ends), ("metrics", parts.access.certificate_ends)):
+        if end is not None:
+            ends.append((use, end))
     now = time.time()
     return [{"use": use, "seconds_left": end - now, "not_after": end} for use, end in ends]
 

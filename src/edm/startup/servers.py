@@ -6,17 +6,22 @@ from collections.abc import Callable
 
 from edm.config import Config
 from edm.config.values import parse_names
+from edm.observe.access import Access
 from edm.observe.http import HttpServer, debug_server, metrics_server
 from edm.observe.metrics import Metrics
 from edm.observe.status.routes import Status
 
 
 def http_servers(
-    config: Config, metrics: Metrics, rotate: Callable[[float], None], status: Status | None = None
+    config: Config,
+    metrics: Metrics,
+    rotate: Callable[[float], None],
+    status: Status | None = None,
+    access: Access | None = None,
 ) -> list[HttpServer]:
     """Make the servers, not started yet; ``rotate`` is what a request for a rotation does, if these are allowed.
 
-    ``status`` is what the page and the probes show.
+    ``status`` is what the page and the probes show, ``access`` who may read the metrics address.
 
     Raises
     ------
@@ -27,7 +32,7 @@ def http_servers(
     names = parse_names(config.http_names)
     if config.metrics_address:
         allowed = rotate if config.enable_manual_parquet_rotation else None
-        servers.append(metrics_server(metrics, config.metrics_address, allowed, names, status))
+        servers.append(metrics_server(metrics, config.metrics_address, allowed, names, status, access))
     if config.debug_address:
         servers.append(debug_server(config.debug_address, names, metrics))
     return servers

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from edm.config import Config
 from edm.engine import Engine
 from edm.input.source import Source
+from edm.observe.access import Access
 from edm.output.budget import DiskBudget, Limits
 from edm.output.sink import Sinks
 from edm.tapir.events.outgoing import EventsOut
@@ -37,7 +38,7 @@ def make_budget(config: Config, engine: Engine, sinks: Sinks) -> DiskBudget:
 
 
 def reloadable(
-    config: Config, engine: Engine, sinks: Sinks, budget: DiskBudget, source: Source
+    config: Config, engine: Engine, sinks: Sinks, budget: DiskBudget, source: Source, access: Access
 ) -> dict[str, Callable[[Config], bool | None]]:
     """Return what takes over a new configuration besides the engine, by name of the part, in order."""
     parts: dict[str, Callable[[Config], bool | None]] = {
@@ -46,6 +47,8 @@ def reloadable(
     parts |= {sink.part: sink.reload for sink in sinks.in_order()}
     if config.input_tls:
         parts["input_tls_certificate"] = source.reload
+    if access.configured:
+        parts[access.part] = access.reload
     if config.debug_dnstap_filename:
         # The name is that of the start: another one needs a restart.
         parts["debug_file"] = lambda _: engine.reopen_debug_file()

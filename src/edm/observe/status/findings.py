@@ -25,6 +25,20 @@ NOT_READY = (
 """Codes with which a daemon is not ready."""
 NOT_LIVE = ("main-loop-stuck", "worker-dead")
 """Codes with which only a restart helps."""
+CODES = (
+    *NOT_LIVE,
+    *NOT_READY,
+    "losses",
+    "broker-away",
+    "uploads-failing",
+    "reload-failed",
+    "certificate-expiring",
+    "no-frames",
+    "queries-only",
+    "duplicate-logging",
+    "log-lines-lost",
+)
+"""All codes."""
 
 
 @dataclass(frozen=True)
@@ -65,4 +79,4 @@ class Watch:
         return [(finding, self._since[finding.code]) for finding in found]
 
 
-__all__ = ["NOT_LIVE", "NOT_READY", "SEVERITIES", "Check", "Finding", "Severity", "Watch"]
+__all__ = ["CODES", "NOT_LIVE", "NOT_READY", "SEVERITIES", "Check", "Finding", "Severity", "Watch"]
