@@ -330,7 +330,7 @@ class Metrics:
         self.rotation_seconds.observe(seconds)
 
     def file_written(self, kind: str, ok: bool) -> None:
-        """Count an output file; ``kind`` is ``histogram`` or ``session``."""
+        """Count an output file; ``kind`` is ``histogram``, ``session`` or ``new_qname``."""
         self.files_written.labels(kind, "ok" if ok else "error").inc()
 
     def connection_ended(self, result: str) -> None:
