@@ -232,7 +232,7 @@ def test_a_folder_that_becomes_read_only_holds_files_up(tmp_path: Path) -> None:
     with small_disk(tmp_path / "probe", 1 << 16), read_only(site.data.root):
         names = site.write(0, 5)
         assert site.value("held") == 5
-        with pytest.raises(OutputError, match=r"^new-qname-file: .*new_qname: Read-only file system$"):
+        with pytest.raises(OutputError, match=r"^data-dir: .*new_qname: Read-only file system$"):
             site.files.check()
     site.end(0)
     site.files.close()

@@ -113,7 +113,7 @@ class NewNameFiles:
             os.close(make_new(probe, 0o600))
             probe.unlink()
         except OSError as error:
-            raise OutputError(f"new-qname-file: {self._folder}: {error.strerror}") from error
+            raise OutputError(f"data-dir: {self._folder}: {error.strerror}") from error
 
     def write(self, blocks: Sequence[EventBlock], *, save: bool) -> None:
         """Write events, and give files whose interval has ended their names.
