@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,8 +88,10 @@ def test_a_full_disk_holds_nothing_up(tmp_path: Path) -> None:
             daemon.send(frames)
             daemon.wait_for_log("new names cannot be written, they are held in memory")
             assert daemon.metric("edm_new_qname_lines_lost_total") == 0
+            assert daemon.metric("edm_new_qname_lines_held") == len(EXPECTED)
             disk.clear()
-            # The end makes another try at once.
+            daemon.process.send_signal(signal.SIGHUP)  # makes another try at once
+            daemon.wait_for_metric("edm_new_qname_lines_written_total", len(EXPECTED))
             assert daemon.stop() == 0
         assert lines(daemon) == EXPECTED
 

@@ -138,6 +138,10 @@ class NewNameFiles:
             self._write_out()
         self._bound(self._limit, "too much is held in memory while writing fails")
 
+    def hurry(self) -> None:
+        """Let the next try come at once; any thread may."""
+        self._retry_at = 0.0
+
     def close(self) -> None:
         """Make a last try; what still cannot be written is lost and counted."""
         self._write_out()

@@ -68,7 +68,9 @@ class NewNamesToFiles:
         return self._events.put(block)
 
     def reload(self, config: Config) -> None:
-        """Do nothing: whether there are files is decided at the start."""
+        """Try again at once what could not be written; whether there are files is decided at the start."""
+        del config
+        self._files.hurry()
 
     def stop(self, grace: float) -> None:
         """Write what the event queue still holds, and end."""
