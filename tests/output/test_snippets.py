@@ -160,6 +160,8 @@ def spark(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_spark(data: DataDirectory, spark: Any) -> None:
+    # Where unfinished files lie beside the finished ones, their names keep them out.
+    (data.sessions / ".dns_session_block-x.parquet.tmp").write_bytes(b"PAR1")
     rows = ran("Spark", spark=spark)["rows"]
     clients = Counter(row["client"] for row in rows.select("client").collect())
     assert {
@@ -168,6 +170,14 @@ def test_spark(data: DataDirectory, spark: Any) -> None:
     types = dict(rows.dtypes)
     assert (types["dns_protocol"], types["source_port"]) == ("smallint", "int")
     assert (types["source_ipv4"], types["source_ipv6_host"]) == ("bigint", "decimal(20,0)")
+
+
+def test_files_of_new_names(data: DataDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    data.new_names.mkdir()
+    (data.new_names / "new_qname-A_B.jsonl").write_text('{"qname":"WWW.New.se."}\n{"qname":"b."}\n')
+    (data.unfinished / ".new_qname-B-1.jsonl.tmp").write_text('{"qname":"')
+    ran("Files of new names")
+    assert capsys.readouterr().out == "WWW.New.se.\nb.\n"
 
 
 def test_sketches(data: DataDirectory, capsys: pytest.CaptureFixture[str]) -> None:
