@@ -30,8 +30,9 @@ SPEC = Spec(
     config=False,
     about="Show what is in Parquet output files (kind, interval, rows, ledger, most frequent names) and in dnstap "
     "captures (frames by type and fate, response codes, most frequent names; - is standard input), in files of new "
-    "names (events, question types, first names), and in the queue of new names (events that wait, events that were set "
-    "aside and why). Fates of a capture's frames are shown as far as they do not depend on a list. Addresses are never shown.",
+    "names (events, question types, first names), and in the queue of new names (events that wait, events that were "
+    "set aside and why). Fates of a capture's frames are shown as far as they do not depend on a list. Addresses are "
+    "never shown.",
 )
 
 
