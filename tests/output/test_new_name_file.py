@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -224,6 +225,27 @@ def test_what_cannot_be_written_at_the_end_is_lost_and_counted(tmp_path: Path) -
         disk.clear()
         rescue(site.data)
         assert list(site.finished.values()) == [payloads(0, 5)]
+
+
+def test_what_the_disk_lost_is_written_again_and_stands_there_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.write(0, 5)
+    errors = [OSError(errno.EIO, "Input/output error")]
+    sync = os.fdatasync
+
+    def fail_once(descriptor: int) -> None:
+        if errors:
+            raise errors.pop()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    names = site.write(5, 10)
+    assert (names.found, site.value("held")) == ([], 5)
+    site.files.hurry()
+    site.end(0)
+    assert names.found == [10]
+    assert site.finished == {FIRST: payloads(0, 10)}
 
 
 def test_a_folder_that_becomes_read_only_holds_files_up(tmp_path: Path) -> None:
