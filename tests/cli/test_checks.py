@@ -112,6 +112,14 @@ REFUSED: dict[str, Callable[[World], dict[str, object]]] = {
     "seen names that are a file": lambda w: (
         (w.folder / "data").mkdir(), {"data_dir": w.write("data/seen-names", "").parent}
     )[1],
+    "new names that are a file": lambda w: (
+        (w.folder / "data").mkdir(),
+        {"data_dir": w.write("data/new_qname", "").parent, "new_qname_file": True},
+    )[1],
+    "new names that are a file, without Core": lambda w: (
+        (w.folder / "data").mkdir(),
+        {"data_dir": w.write("data/new_qname", "").parent, "new_qname_file": True, "disable_mqtt": True},
+    )[1],
     "debug file in no folder": lambda w: {"debug_dnstap_filename": w.folder / "no/debug"},
     "debug file that is a folder": lambda w: {"debug_dnstap_filename": w.folder},
     "debug file that is a link": lambda w: {"debug_dnstap_filename": w.link("debug", "elsewhere")},

@@ -248,6 +248,7 @@ class Settings:
     disable_session_files: bool = _output(
         False, "Do not write session files (names that are not well known).", reload="reload"
     )
+    new_qname_file: bool = _output(False, "Write a file of new names for each interval (JSON, one a line).")
     enable_manual_parquet_rotation: bool = _output(
         False, "Offer POST /debug/rotate-parquet at the metrics address, which writes the files at once."
     )
