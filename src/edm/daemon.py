@@ -96,7 +96,8 @@ class Daemon:
         for warning in (*self.config.warnings, *exposures(self.config)):
             self.log.warning(warning)
         self.access = Access(self.config)
-        self.engine = Engine(self.config, self.metrics, events=not self.config.disable_mqtt)
+        with_events = self.config.new_qname_file or not self.config.disable_mqtt
+        self.engine = Engine(self.config, self.metrics, events=with_events)
         self.sinks = self._make_sinks(self.config, self.engine)
         try:
             self._start_sinks()

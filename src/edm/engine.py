@@ -25,6 +25,7 @@ from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.output.debug_file import DebugFile
 from edm.output.histogram_writer import HistogramWriter, Retired
+from edm.output.new_name_file import rescue as rescue_new_names
 from edm.output.paths import DataDirectory
 from edm.output.session_writer import SessionWriter
 from edm.output.sink import EventSink, EventTaker
@@ -91,6 +92,7 @@ class Engine:
         first = self._load(config, events)
         self.event_queue = EventQueue(max(config.newqname_buffer, EVENT_FLOOR))
         self.event_taker: EventTaker = self.event_queue
+        self.interval_ended: Callable[[int, int], None] = lambda _start_us, _stop_us: None
         self.intake = _make_intake(config)
         self.session_writer = SessionWriter(
             self.data.sessions, metrics, config.histogram_pending_bytes, unfinished=self.data.unfinished
@@ -115,6 +117,7 @@ class Engine:
         try:
             # Only now: another process with this data directory would have been met above.
             self.data.clean()
+            rescue_new_names(self.data)
             well_known = DomainTable.build(open_well_known(config))
             self._debug_file = _open_debug_file(config, self.metrics)
         except BaseException:
@@ -261,6 +264,7 @@ class Engine:
         self.histogram_writer.put(
             Retired(interval.start_us, stop_us, interval.accumulators, old.well_known, metadata)
         )
+        self.interval_ended(interval.start_us, stop_us)
 
     def publish(self, **parts: object) -> None:
         """Publish a snapshot in which ``parts`` are replaced, and wait until no worker uses the old ones."""

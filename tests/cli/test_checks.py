@@ -112,6 +112,14 @@ REFUSED: dict[str, Callable[[World], dict[str, object]]] = {
     "seen names that are a file": lambda w: (
         (w.folder / "data").mkdir(), {"data_dir": w.write("data/seen-names", "").parent}
     )[1],
+    "new names that are a file": lambda w: (
+        (w.folder / "data").mkdir(),
+        {"data_dir": w.write("data/new_qname", "").parent, "new_qname_file": True},
+    )[1],
+    "new names that are a file, without Core": lambda w: (
+        (w.folder / "data").mkdir(),
+        {"data_dir": w.write("data/new_qname", "").parent, "new_qname_file": True, "disable_mqtt": True},
+    )[1],
     "debug file in no folder": lambda w: {"debug_dnstap_filename": w.folder / "no/debug"},
     "debug file that is a folder": lambda w: {"debug_dnstap_filename": w.folder},
     "debug file that is a link": lambda w: {"debug_dnstap_filename": w.link("debug", "elsewhere")},
@@ -211,10 +219,14 @@ USELESS: dict[str, tuple[Callable[[World], dict[str, object]], str]] = {
     },
     "upload key ID": (lambda w: {"http_signing_key_file": w.jwk("a b")}, "http-signing-key-file: "),
     "public key": (lambda w: {"mqtt_signing_key_file": w.folder / "signer.pub"}, "holds only a public key"),
-    "metrics": (lambda w: {"metrics_address": "192.0.2.1:0"}, "metrics-address: 192.0.2.1:0: Cannot assign"),
-    "profiles": (
-        lambda w: {"debug_address": "no-such-host.invalid:1"},
-        "debug-address: no-such-host.invalid:1: ",
+    "metrics": (
+        lambda w: {
+            "metrics_address": "192.0.2.1:0",
+            "metrics_tls_cert_file": w.folder / "server.pem",
+            "metrics_tls_key_file": w.folder / "server-key.pem",
+            "metrics_token_file": w.write("token", "a-token-of-some-length"),
+        },
+        "metrics-address: 192.0.2.1:0: Cannot assign",
     ),
 }
 

@@ -51,6 +51,7 @@ def test_what_is_made(tmp_path: Path, fake_list: bytes, capsys: pytest.CaptureFi
     assert cfg.data_dir == f"{folder}/data"
     assert cfg.well_known_domains_file == f"{folder}/well-known-domains.dawg"
     assert (cfg.disable_mqtt, cfg.disable_histogram_sender) == (True, True)
+    assert cfg.new_qname_file
     assert all(
         not line or line.startswith("#")
         for line in Path(cfg.ignored_client_ips_file).read_text().splitlines()

@@ -11,6 +11,7 @@ from edm.config import KEYS, Config, diff, load
 from edm.config.key import Key
 from edm.config.schema import FLAG_KEYS
 from edm.config.text import toml_value
+from edm.config.values import given_bytes
 from edm.errors import ConfigError
 
 BASE = {
@@ -96,6 +97,8 @@ def _scenes(draw: st.DrawFn) -> dict[str, dict[str, object]]:
                 scene[source][key.name] = draw(_values(key))
     # Whatever was drawn for the two, the file's block is large enough for the frame.
     scene["file"]["block-size"] = 20 << 20
+    for name in ("metrics-tls-cert-file", "metrics-tls-key-file"):  # one alone is an error
+        scene["file"].setdefault(name, "tls.pem")
     return scene
 
 
@@ -237,7 +240,10 @@ def test_short_salts(tmp_path: Path, salt: str) -> None:
 
 
 def test_salt_length_counts_bytes(tmp_path: Path) -> None:
-    assert load(write(tmp_path, cryptopan_key_salt="åäöå"), {}, {}).salt_bytes == "åäöå".encode()
+    assert (
+        given_bytes(load(write(tmp_path, cryptopan_key_salt="åäöå"), {}, {}).cryptopan_key_salt)
+        == "åäöå".encode()
+    )
 
 
 @pytest.mark.parametrize(

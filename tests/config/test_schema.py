@@ -6,6 +6,7 @@ import pytest
 
 from edm.config.key import MASK, Key
 from edm.config.schema import FLAG_KEYS, KEYS, Settings
+from edm.config.values import given_bytes
 
 # Name, default, whether SIGHUP applies it; as the Go daemon has them.
 GO_KEYS = [
@@ -111,5 +112,5 @@ def test_secrets_as_bytes() -> None:
     settings = Settings(
         cryptopan_key="nyckel-å", cryptopan_key_salt=b"\xff12345678".decode("utf-8", "surrogateescape")
     )
-    assert settings.key_bytes == "nyckel-å".encode()
-    assert settings.salt_bytes == b"\xff12345678"
+    assert given_bytes(settings.cryptopan_key) == "nyckel-å".encode()
+    assert given_bytes(settings.cryptopan_key_salt) == b"\xff12345678"

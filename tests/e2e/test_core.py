@@ -247,6 +247,35 @@ def test_every_event_of_a_capture_reaches_the_broker(name: str, site: Site) -> N
     assert account["edm_mqtt_unconfirmed_total"] == 0
 
 
+def test_events_go_both_to_the_broker_and_into_files(site: Site) -> None:
+    """Over a kill, no name is missing on either way, and each way counts what it did itself."""
+    frames = golden.frames("dnsdist")[:20_000]
+    half = len(frames) // 2
+    site.open_broker()
+    with Daemon(site.folder / "edm", **site.settings, new_qname_file=True) as daemon:
+        burst = site.sending()
+        for first in range(0, half, 500):
+            burst.send(frames[first : first + 500])
+        daemon.wait_for_metric("edm_new_qname_lines_written_total", 1)
+        daemon.kill()
+        daemon.start()
+        before = int(daemon.metric("edm_mqtt_loaded_events"))
+        send(site, daemon, frames)
+        queued = daemon.metric("edm_new_qname_queued_total")
+        daemon.wait_for_metric("edm_new_qname_lines_written_total", queued)
+        account = wait_until_sent(daemon, queued)
+        assert account["edm_mqtt_queued_total"] == account["edm_new_qname_queued_total"] == queued
+        assert daemon.metric("edm_new_qname_lines_written_total") == queued
+        assert account["edm_mqtt_sent_total"] == before + queued
+        assert daemon.stop() == 0
+        assert daemon.errors() == []
+    files = sorted((daemon.data / "new_qname").glob("*.jsonl"))
+    lines = [line for path in files for line in path.read_bytes().splitlines()]
+    assert lines_of("dnsdist")[: len(set(lines))] == list(dict.fromkeys(lines))
+    site.wait_for_messages(len(set(lines)))
+    assert set(lines) == set(verified(site.messages, site.jwk))
+
+
 def test_a_broker_that_dies_twice_and_a_daemon_that_is_killed(
     site: Site, record_property: Callable[[str, object], None]
 ) -> None:

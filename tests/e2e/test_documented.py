@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from support import documented
 from support.daemon import SESSIONS, Daemon, running
 from support.documented import ZONE, Documented, questions
 from support.pki import Authority
-from support.processes import free_port, listening, wait_until
+from support.processes import find, free_port, listening, need, wait_until
 from support.servers import finish_dnsperf, start_dnsperf
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("resolver_tools")]
@@ -48,17 +49,18 @@ AUTHORITIES = ["Knot DNS", "NSD"]
 
 
 @contextlib.contextmanager
-def serving(title: str, folder: Path, socket: Path) -> Iterator[Documented]:
-    """Run the server that the page calls ``title``."""
-    if title in ALONE:
-        with ALONE[title](folder, socket) as server:
-            yield server
-        return
-    with (
-        documented.Unbound(folder / "behind", socket, dnstap=False) as behind,
-        BEFORE[title](folder / "front", socket, behind.port) as server,
-    ):
-        yield server
+def serving(
+    title: str, folder: Path, socket: Path, prepare: Callable[[Documented], object] = bool
+) -> Iterator[Documented]:
+    """Run the server that the page calls ``title``; ``prepare`` gets it before it starts."""
+    with contextlib.ExitStack() as stack:
+        if title in ALONE:
+            server = ALONE[title](folder, socket)
+        else:
+            behind = stack.enter_context(documented.Unbound(folder / "behind", socket, dnstap=False))
+            server = BEFORE[title](folder / "front", socket, behind.port)
+        prepare(server)
+        yield stack.enter_context(server)
 
 
 def ask(server: Documented, folder: Path, count: int, prefix: str, rate: int = 0) -> None:
@@ -160,26 +162,67 @@ def test_zone_transfers_become_session_rows(
     assert {message.question[0].rdtype for message in messages} == {dns.rdatatype.AXFR}
 
 
-@pytest.mark.parametrize("title", ["unbound", "BIND", "NSD"])
-def test_dns_over_tls_arrives_as_tcp(
-    title: str, tmp_path: Path, sockets: Path, lists: dict[str, Any]
+def test_zone_transfers_of_bind_do_not_come(tmp_path: Path, sockets: Path, lists: dict[str, Any]) -> None:
+    """The page says so; a version that sends them makes the sentence wrong."""
+    with running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon:
+        with serving("BIND", tmp_path / "server", sockets / "s") as server:
+            daemon.wait_for_metric("edm_open_connections", 1)
+            messages = dns.query.xfr("127.0.0.1", ZONE, port=server.port, lifetime=20, relativize=False)
+            assert len(dns.zone.from_xfr(messages, relativize=False).nodes) == 3
+            ask(server, tmp_path, 10, "after")
+            daemon.wait_for_metric("edm_frames_total", 10, fate="session")
+        assert daemon.metric(PROCESSED) == 10
+
+
+def over_tls(port: int) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    query = dns.message.make_query(f"secret.{ZONE}.", "A")
+    dns.query.tls(query, "127.0.0.1", 20, port=port, ssl_context=context)
+
+
+def over_https(port: int) -> None:
+    need("dig")
+    words = ["+https", "+tries=1", "+time=20", "-p", str(port), "@127.0.0.1"]
+    command = [str(find("dig")), *words, f"secret.{ZONE}", "A"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert "192.0.2.2" in shown.stdout
+
+
+ENCRYPTED = {"TLS": (Documented.with_tls, over_tls), "HTTPS": (Documented.with_https, over_https)}
+
+
+@pytest.mark.parametrize(
+    ("transport", "title", "protocol"),
+    [
+        ("TLS", "unbound", 2),
+        ("TLS", "BIND", 2),
+        ("TLS", "NSD", 2),
+        ("TLS", "dnsdist", 3),
+        ("HTTPS", "unbound", None),
+        ("HTTPS", "BIND", 2),
+        ("HTTPS", "dnsdist", 4),
+    ],
+)
+def test_how_encrypted_dns_arrives(
+    transport: str, title: str, protocol: int | None, tmp_path: Path, sockets: Path, lists: dict[str, Any]
 ) -> None:
     certificate = Authority(tmp_path / "pki").server("server", ["dns.test"])
     port = free_port()
+    listen, question = ENCRYPTED[transport]
+
+    def prepare(server: Documented) -> None:
+        listen(server, port, certificate.cert, certificate.key)
+
     with running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon:
-        with ALONE[title](tmp_path / "server", sockets / "s").with_tls(
-            port, certificate.cert, certificate.key
-        ):
-            wait_until(lambda: listening(port), "the server takes DNS over TLS")
+        with serving(title, tmp_path / "server", sockets / "s", prepare):
+            wait_until(lambda: listening(port), f"the server takes DNS over {transport}")
             daemon.wait_for_metric("edm_open_connections", 1)
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            query = dns.message.make_query(f"secret.{ZONE}.", "A")
-            dns.query.tls(query, "127.0.0.1", 20, port=port, ssl_context=context)
+            question(port)
             daemon.wait_for_metric("edm_frames_total", 1, fate="session")
         daemon.rotate()
         rows = [row for path in daemon.files(SESSIONS) for row in pq.read_table(path).to_pylist()]
-    assert [row["dns_protocol"] for row in rows] == [2]
+    assert [row["dns_protocol"] for row in rows] == [protocol]
 
 
 def test_answers_of_other_types_are_left_out_and_counted(

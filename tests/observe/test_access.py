@@ -137,11 +137,11 @@ def test_tls_with_client_certificates(tmp_path: Path, make: Callable[..., Site])
     site = make(
         metrics_tls_cert_file=str(server.cert),
         metrics_tls_key_file=str(server.key),
-        metrics_tls_client_ca_file=str(authority.cert),
+        metrics_tls_client_ca_file=str(authority.ca),
     )
 
     def context(client: object = None) -> ssl.SSLContext:
-        made = ssl.create_default_context(cafile=str(authority.cert))
+        made = ssl.create_default_context(cafile=str(authority.ca))
         if client is not None:
             made.load_cert_chain(client.cert, client.key)  # type: ignore[attr-defined]
         return made
@@ -163,7 +163,7 @@ def test_who_says_nothing_in_the_handshake_keeps_nobody_out(
     authority = Authority(tmp_path / "a")
     server = authority.server()
     site = make(metrics_tls_cert_file=str(server.cert), metrics_tls_key_file=str(server.key))
-    context = ssl.create_default_context(cafile=str(authority.cert))
+    context = ssl.create_default_context(cafile=str(authority.ca))
     silent = [socket.create_connection(("127.0.0.1", site.server.port)) for _ in range(20)]
     try:
         assert site.ask(context=context) == 200
@@ -183,7 +183,7 @@ def test_the_certificate_of_the_next_connection_is_the_renewed_one(
         key.write_bytes(Path(pair.key).read_bytes())
         if authority is old:
             site = make(metrics_tls_cert_file=str(cert), metrics_tls_key_file=str(key))
-        assert site.ask(context=ssl.create_default_context(cafile=str(authority.cert))) == 200
+        assert site.ask(context=ssl.create_default_context(cafile=str(authority.ca))) == 200
 
 
 # What a configuration may ask for

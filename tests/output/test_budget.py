@@ -119,6 +119,32 @@ def test_the_rest_gives_way_in_order(world: World) -> None:
     assert world.seen.held == [True, False]
 
 
+def test_files_of_new_names_give_way_after_sessions_and_before_histograms(world: World) -> None:
+    world.data.new_names.mkdir()
+    lines = b'{"qname":"example.com."}\n' * 48
+    for number in range(3):
+        name = f"new_qname-{time_name(number)}_{time_name(number + 1)}.jsonl"
+        (world.data.new_names / name).write_bytes(lines)
+    unfinished = put(world.data.unfinished / f".new_qname-{time_name(3)}-1.jsonl.tmp", KIB)
+    other = put(world.data.new_names / "notes.jsonl", KIB)
+    world.histogram(1)
+    world.session(1)
+    assert world.check() == ENOUGH
+    assert world.metrics.value("edm_disk_bytes", kind="new_qname") == 3 * len(lines) + KIB
+    assert world.metrics.value("edm_disk_files", kind="new_qname") == 4
+    world.budget.limits = Limits(4 * KIB, 0)
+    assert world.check() == REST_GIVES_WAY
+    assert world.left("session") == []
+    assert [path.name for path in sorted(world.data.new_names.iterdir())] == [name, other.name]
+    assert world.shed("new_qname") == (2, 2 * len(lines), 96)
+    assert world.left("outbox") == [histogram_name(1)]
+    world.budget.limits = Limits(KIB, 0)
+    assert world.check() == REST_GIVES_WAY
+    assert world.left("outbox") == []
+    assert unfinished.exists()  # its lines are nowhere else
+    assert other.exists()
+
+
 def test_a_budget_below_what_cannot_be_removed(world: World) -> None:
     put(world.data.seen_names / "names-00000002.seen", 4000)
     world.session(1)

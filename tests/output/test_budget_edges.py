@@ -216,4 +216,4 @@ def test_rows_are_counted_whatever_the_path(tmp_path: Path) -> None:
     with whole.open("wb") as file:
         pq.write_table(pa.table({"colname": [1, 2, 3]}), file, store_schema=False)
     damaged.write_bytes(whole.read_bytes().replace(b"PAR1", b"\xff\xfe\xfd\xfc"))
-    assert [budget._rows_in(StoredFile(path, 1, 1, False)) for path in (whole, damaged)] == [3, 0]
+    assert [budget._rows_in(StoredFile(path, 1, 1, False), "session") for path in (whole, damaged)] == [3, 0]

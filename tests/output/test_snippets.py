@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import shutil
 from collections import Counter
@@ -141,8 +142,42 @@ def test_signed_columns_for_delta_and_iceberg(data: DataDirectory) -> None:
 
 
 def test_spark_is_python_at_least() -> None:
-    # Spark needs Java and some hundred megabytes: it is not run here.
+    # It runs below, where there is Spark.
     compile(snippet("Spark"), "Spark", "exec")
+
+
+@pytest.fixture
+def spark(tmp_path: Path) -> Iterator[Any]:
+    """A session of Spark, which is no dependency: it takes some hundred megabytes, and Java."""
+    sql = pytest.importorskip("pyspark.sql", reason="no pyspark here")
+    if not (shutil.which("java") or "JAVA_HOME" in os.environ):
+        pytest.skip("no Java here")
+    builder = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
+    session = builder.config("spark.sql.warehouse.dir", str(tmp_path / "warehouse")).getOrCreate()
+    yield session
+    session.stop()
+
+
+def test_spark(data: DataDirectory, spark: Any) -> None:
+    # Where unfinished files lie beside the finished ones, their names keep them out.
+    (data.sessions / ".dns_session_block-x.parquet.tmp").write_bytes(b"PAR1")
+    rows = ran("Spark", spark=spark)["rows"]
+    clients = Counter(row["client"] for row in rows.select("client").collect())
+    assert {
+        client and str(ipaddress.ip_address(client)): count for client, count in clients.items()
+    } == ANSWERS
+    types = dict(rows.dtypes)
+    assert (types["dns_protocol"], types["source_port"]) == ("smallint", "int")
+    assert (types["source_ipv4"], types["source_ipv6_host"]) == ("bigint", "decimal(20,0)")
+
+
+def test_files_of_new_names(data: DataDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    data.new_names.mkdir()
+    (data.new_names / "new_qname-A_B.jsonl").write_text('{"qname":"WWW.New.se."}\n{"qname":"b."}\n')
+    (data.unfinished / ".new_qname-B-1.jsonl.tmp").write_text('{"qname":"')
+    ran("Files of new names")
+    assert capsys.readouterr().out == "WWW.New.se.\nb.\n"
 
 
 def test_sketches(data: DataDirectory, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,11 +54,17 @@ class Documented(Server):
         self.port = free_port()
         self.socket = socket
         self.tls: tuple[int, Path, Path] | None = None
+        self.https: tuple[int, Path, Path] | None = None
         self._dnstap = dnstap
 
     def with_tls(self, port: int, certificate: Path, key: Path) -> Self:
         """Let it answer DNS over TLS as well, at ``port``; those that know how."""
         self.tls = port, certificate, key
+        return self
+
+    def with_https(self, port: int, certificate: Path, key: Path) -> Self:
+        """Let it answer DNS over HTTPS as well, at ``port`` and ``/dns-query``; those that know how."""
+        self.https = port, certificate, key
         return self
 
     def snippet(self) -> str:
@@ -107,14 +113,16 @@ remote-control:
         return ["-d", "-c", self.write("unbound.conf", server + self.snippet())]
 
     def _tls_lines(self) -> str:
-        if self.tls is None:
-            return ""
-        port, certificate, key = self.tls
-        return f"""    interface: 127.0.0.1@{port}
-    tls-port: {port}
+        lines = ""
+        for kind, where in (("tls", self.tls), ("https", self.https)):
+            if where is not None:
+                port, certificate, key = where
+                lines += f"""    interface: 127.0.0.1@{port}
+    {kind}-port: {port}
     tls-service-pem: "{certificate}"
     tls-service-key: "{key}"
 """
+        return lines
 
 
 class ForwardingUnbound(Unbound):
@@ -161,12 +169,15 @@ zone "{ZONE}" {{ type primary; file "{self.zone_file()}"; }};
         return "all zones loaded" in self.log() and super().is_up()  # it listens before that
 
     def _tls_listener(self) -> str:
-        return "" if self.tls is None else f"    listen-on port {self.tls[0]} tls own {{ 127.0.0.1; }};"
+        lines = "" if self.tls is None else f"    listen-on port {self.tls[0]} tls own {{ 127.0.0.1; }};"
+        if self.https is not None:
+            lines += f"    listen-on port {self.https[0]} tls own http default {{ 127.0.0.1; }};"
+        return lines
 
     def _tls_block(self) -> str:
-        if self.tls is None:
+        if (where := self.tls or self.https) is None:
             return ""
-        return f'tls own {{ cert-file "{self.tls[1]}"; key-file "{self.tls[2]}"; }};\n'
+        return f'tls own {{ cert-file "{where[1]}"; key-file "{where[2]}"; }};\n'
 
 
 class Knot(Documented):
@@ -264,9 +275,18 @@ class Dnsdist(Documented):
 setACL({{"127.0.0.0/8"}})
 setSecurityPollSuffix("")
 newServer({{address="127.0.0.1:{self._backend}"}}):setUp()
+{self._local("addTLSLocal", self.tls)}
+{self._local("addDOHLocal", self.https)}
 {self.snippet()}
 """
         return ["--supervised", "--config", self.write("dnsdist.conf", config)]
+
+    def _local(self, function: str, where: tuple[int, Path, Path] | None) -> str:
+        if where is None:
+            return ""
+        port, certificate, key = where
+        path = ', "/dns-query"' if function == "addDOHLocal" else ""
+        return f'{function}("127.0.0.1:{port}", "{certificate}", "{key}"{path})'
 
 
 class Recursor(Documented):

@@ -56,6 +56,8 @@ def data_directory_is_usable(cfg: Config) -> Iterator[str]:
     names.insert(len(names) if root.is_dir() else 0, ".")
     if not cfg.disable_mqtt and not cfg.disable_mqtt_filequeue:
         names.append("mqtt")
+    if cfg.new_qname_file:
+        names.append("new_qname")
     met: set[Path] = set()
     for name in names:
         existing = folder = root / name

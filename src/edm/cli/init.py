@@ -55,7 +55,7 @@ cryptopan-key-salt = {salt}
 # Where DNS servers deliver dnstap (Frame Streams).
 input-unix = {socket}
 {access}
-# Everything that is stored goes here: parquet/sessions, parquet/histograms, the names seen.
+# Everything that is stored goes here: parquet/sessions, parquet/histograms, new_qname, the names seen.
 data-dir = {data}
 
 # Queries for these domains are only counted in histograms.
@@ -69,6 +69,9 @@ minimiser-workers = 0
 # Nothing leaves this machine: new names and histograms are not sent to Core.
 disable-mqtt = true
 disable-histogram-sender = true
+
+# Names never seen before go into files below data-dir, one JSON event a line.
+new-qname-file = true
 
 # Lets "curl -X POST http://127.0.0.1:2112/debug/rotate-parquet" write the files before the minute is over.
 enable-manual-parquet-rotation = true

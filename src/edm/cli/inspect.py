@@ -17,6 +17,7 @@ from edm.files.visible import visible, visible_json
 _LEDGER = "edm.ledger."
 _NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _DATABASE = b"SQLite format 3\0"
+_EVENTS = b'{"'
 _KINDS = 12
 """Kinds of a thing that are listed one by one."""
 
@@ -28,9 +29,10 @@ SPEC = Spec(
     ),
     config=False,
     about="Show what is in Parquet output files (kind, interval, rows, ledger, most frequent names) and in dnstap "
-    "captures (frames by type and fate, response codes, most frequent names; - is standard input), and in the queue of "
-    "new names (events that wait, events that were set aside and why). Fates of a "
-    "capture's frames are shown as far as they do not depend on a list. Addresses are never shown.",
+    "captures (frames by type and fate, response codes, most frequent names; - is standard input), in files of new "
+    "names (events, question types, first names), and in the queue of new names (events that wait, events that were "
+    "set aside and why). Fates of a capture's frames are shown as far as they do not depend on a list. Addresses are "
+    "never shown.",
 )
 
 
@@ -39,6 +41,7 @@ def run(args: Arguments) -> int:
     top = int(args.options["top"] or 0)
     if top < 0:
         raise UsageError(["--top must not be negative"])
+    from edm.captures.event_lines import inspect_events
     from edm.captures.inspection import inspect
     from edm.tapir.events.queue_inspection import inspect_queue
 
@@ -46,13 +49,19 @@ def run(args: Arguments) -> int:
     problems: list[str] = []
     for name in args.positional:
         try:
-            facts = inspect_queue(name, top) if _is_database(name) else inspect(name, top)
+            begin = _beginning(name)
+            if begin.startswith(_DATABASE):
+                facts = inspect_queue(name, top)
+            elif begin.startswith(_EVENTS):
+                facts = inspect_events(name, top)
+            else:
+                facts = inspect(name, top)
         except InputError as error:
             problems.append(str(error))
             continue
         problems += [facts["problem"]] if "problem" in facts else []
         if args.options["format"] == "text":
-            lines = {"capture": _capture_text, "queue": _queue_text}.get(facts["kind"], _parquet_text)
+            lines = _TEXTS.get(facts["kind"], _parquet_text)
             print("\n" * bool(found) + "\n".join(lines(facts)))
         found.append(facts)
     if args.options["format"] == "json":
@@ -62,15 +71,28 @@ def run(args: Arguments) -> int:
     return 1 if problems else 0
 
 
-def _is_database(name: str) -> bool:
-    # A pipe or a device can only be a capture.
+def _beginning(name: str) -> bytes:
+    """Return the first bytes of a regular file; a pipe or a device can only be a capture."""
     try:
         if name == "-" or not Path(name).is_file():
-            return False
+            return b""
         with Path(name).open("rb") as file:
-            return file.read(len(_DATABASE)) == _DATABASE
+            return file.read(len(_DATABASE))
     except (OSError, ValueError):
-        return False
+        return b""
+
+
+def _events_text(facts: dict[str, Any]) -> Iterator[str]:
+    yield f"{visible(facts['file'])}: new names"
+    yield _line("events", f"{facts['events']:,} ({facts['bytes']:,} bytes)")
+    if facts["times"]:
+        yield _line("minutes", " to ".join(facts["times"]))
+    yield from _counts(
+        "question types", ((f"TYPE{number}", count) for number, count in facts["types"].items())
+    )
+    if facts["shown"]:
+        yield "  first names"
+        yield from (f"    {visible(name)}" for name in facts["shown"])
 
 
 def _queue_text(facts: dict[str, Any]) -> Iterator[str]:
@@ -167,3 +189,7 @@ def _capture_text(facts: dict[str, Any]) -> Iterator[str]:
     yield from _counts("response codes", facts["rcodes"].items())
     yield _names_line(facts)
     yield from _table(facts["top"], ("responses",))
+
+
+_TEXTS = {"capture": _capture_text, "queue": _queue_text, "new_qname": _events_text}
+"""How each kind of file is shown; all others are Parquet."""

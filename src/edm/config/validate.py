@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from edm.config.address import is_loopback, parse_address
 from edm.config.schema import KEYS, SALT_MIN, Settings
+from edm.config.values import given_bytes
 
 Purpose: TypeAlias = Literal["daemon", "minimise"]
 """What the configuration is for: the daemon, or minimising files, which needs no input and no Core."""
@@ -123,7 +124,7 @@ def violations(settings: Settings, purpose: Purpose) -> Iterator[Violation]:
     yield from _needed(
         settings, ("cryptopan-key", "cryptopan-key-salt", "well-known-domains-file", "data-dir")
     )
-    if 0 < len(settings.salt_bytes) < SALT_MIN:
+    if 0 < len(given_bytes(settings.cryptopan_key_salt)) < SALT_MIN:
         yield "cryptopan-key-salt", f"must be at least {SALT_MIN} bytes long"
     if settings.block_size < settings.max_frame_size + FRAME_HEADER:
         yield "block-size", f"must be at least max-frame-size + {FRAME_HEADER}"
@@ -142,7 +143,7 @@ def _guessable(settings: Settings) -> Iterator[str]:
     secret = settings.cryptopan_key
     if secret.strip("<>[]{}$ ").lower().replace("-", "").replace("_", "") in PLACEHOLDERS:
         yield "cryptopan-key is a placeholder from an example: whoever guesses it can undo all pseudonyms"
-    elif 0 < len(settings.key_bytes) < SECRET_MIN or len(set(secret)) < SECRET_DIFFERENT <= len(secret):
+    elif 0 < len(given_bytes(secret)) < SECRET_MIN or len(set(secret)) < SECRET_DIFFERENT <= len(secret):
         yield (
             f"cryptopan-key is easy to guess, and whoever guesses it can undo all pseudonyms: at least {SECRET_MIN} "
             'bytes at random are safe, as "edm init" makes them'

@@ -28,6 +28,11 @@ _DECIMAL = re.compile(r"[0-9]+")
 _DIGITS_MAX = 4000
 
 
+def given_bytes(text: str) -> bytes:
+    """Return a value as the bytes that the operating system or the file gave."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def parse_bool(text: str) -> bool:
     """Return the boolean that ``text`` stands for: 1 t T TRUE true True, or 0 f F FALSE false False."""
     if text in _TRUE:
@@ -107,6 +112,7 @@ def shorten(value: object) -> str:
 __all__ = [
     "INT64_MAX",
     "INT64_MIN",
+    "given_bytes",
     "parse_bool",
     "parse_int",
     "parse_mode",

@@ -15,7 +15,7 @@ KEPT = 15
 class Record:
     """One interval. Times are seconds since 1970, ``write_seconds`` is the time from its end to its last file.
 
-    ``histogram_rows`` and ``session_rows`` are None while there is no such file.
+    ``histogram_rows``, ``session_rows`` and ``new_qname_rows`` are None while there is no such file.
     """
 
     start: float
@@ -25,6 +25,7 @@ class Record:
     missing: int
     histogram_rows: int | None = None
     session_rows: int | None = None
+    new_qname_rows: int | None = None
     write_seconds: float | None = None
 
 
@@ -44,7 +45,7 @@ class Intervals:
             self._records.appendleft(record)
 
     def wrote(self, kind: str, stop_us: int, rows: int, seconds: float) -> None:
-        """Take note of a finished file; ``kind`` is ``histogram`` or ``session``."""
+        """Take note of a finished file; ``kind`` is ``histogram``, ``session`` or ``new_qname``."""
         with self._lock:
             for record in self._records:
                 if record.stop == stop_us / 1e6:

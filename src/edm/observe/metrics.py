@@ -110,7 +110,7 @@ class Metrics:
             ("kind",),
             LATENCY_BUCKETS,
         )
-        for kind in ("histogram", "session"):
+        for kind in ("histogram", "session", "new_qname"):
             self.file_latency.labels(kind)
 
     def _declare_counters(self) -> None:
@@ -280,7 +280,7 @@ class Metrics:
         self.rotation_seconds.observe(seconds)
 
     def file_written(self, kind: str, ok: bool, stop_us: int = 0, rows: int = 0) -> None:
-        """Count an output file; ``kind`` is ``histogram`` or ``session``.
+        """Count an output file; ``kind`` is ``histogram``, ``session`` or ``new_qname``.
 
         One that was written has the ``rows`` of an interval that ended at ``stop_us``.
         """

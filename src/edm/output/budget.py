@@ -2,8 +2,9 @@
 
 Session data come first, histograms and events last. In this order: copies of histograms that Core has; files set
 aside because they are damaged; the oldest session files; new session rows, which are then not stored; the
-session file that is being written; refused histograms; the oldest histograms in the outbox; the oldest events in
-the queue; the seen names, which stop growing on disk and then lose the file of their previous generation.
+session file that is being written; files of new names; refused histograms; the oldest histograms in the outbox;
+the oldest events in the queue; the seen names, which stop growing on disk and then lose the file of their
+previous generation.
 
 Two bounds, each with a threshold for session data and a later one for all the rest, so that there is always
 some room that only the rest may use:
@@ -46,7 +47,7 @@ STATES = ("ok", "sessions give way", "rest gives way", "full")
 """Names of these states, in words."""
 
 _FAILURES = 8
-_WITH_ROWS = ("session", "refused", "outbox")
+_WITH_ROWS = ("session", "new_qname", "refused", "outbox")
 
 
 class Sessions(Protocol):
@@ -267,7 +268,7 @@ class DiskBudget:
                 break
             if not balance.lacking(file.device, most, least_free):
                 continue
-            rows = _rows_in(file) if kind in _WITH_ROWS else 0
+            rows = _rows_in(file, kind)
             try:
                 file.path.unlink()
             except FileNotFoundError:
@@ -303,7 +304,7 @@ class DiskBudget:
                 free_bytes=min(usage.free.values()),
             )
             return CANNOT_BE_KEPT
-        for kind in ("refused", "outbox"):
+        for kind in ("new_qname", "refused", "outbox"):
             whole = (file for file in usage.files[kind] if not file.unfinished)
             if self._remove(kind, whole, balance, most, least).failed:
                 return CANNOT_BE_KEPT
@@ -330,7 +331,7 @@ class DiskBudget:
     def _leave_alone_what_does_not_help(self, usage: Usage, balance: Balance, least: int) -> Balance:
         """Return the balance without what is lacking on file systems that others have filled."""
         removable = dict.fromkeys(usage.free, 0)
-        for kind in ("refused", "outbox"):
+        for kind in ("new_qname", "refused", "outbox"):
             for file in usage.files[kind]:
                 removable[file.device] = removable.get(file.device, 0) + file.size
         removable[usage.devices["queue"]] += self._queue.disk_bytes if self._queue is not None else 0
@@ -350,10 +351,14 @@ class DiskBudget:
             self._limited.warning("seen names are kept in memory only, to make room on the disk")
 
 
-def _rows_in(file: StoredFile) -> int:
-    """Return the number of rows that a Parquet file tells; 0 where it cannot be read."""
+def _rows_in(file: StoredFile, kind: str) -> int:
+    """Return the number of rows that a Parquet file tells, or of lines; 0 where it cannot be read or has none."""
+    if kind not in _WITH_ROWS:
+        return 0
     try:
         with file.path.open("rb") as opened:  # the library opens only paths that are UTF-8
+            if kind == "new_qname":
+                return sum(1 for _ in opened)
             return int(pq.read_metadata(opened).num_rows)
     except (OSError, ValueError, pa.ArrowException):
         return 0

@@ -15,7 +15,9 @@ from edm.files.own import make_new
 
 SESSION_PREFIX = "dns_session_block-"
 HISTOGRAM_PREFIX = "dns_histogram-"
+NEW_NAMES_PREFIX = "new_qname-"
 SUFFIX = ".parquet"
+LINES_SUFFIX = ".jsonl"
 TMP_SUFFIX = ".tmp"
 FOLDER_MODE = 0o750
 
@@ -46,6 +48,7 @@ class DataDirectory:
         self.outbox = root / "parquet" / "histograms" / "outbox"
         self.sent = root / "parquet" / "histograms" / "sent"
         self.refused = root / "parquet" / "histograms" / "refused"
+        self.new_names = root / "new_qname"
         self.queue = root / "mqtt"
         self.seen_names = root / "seen-names"
         self.unfinished = root / UNFINISHED
@@ -165,15 +168,22 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"data-dir: {folder}: {error.strerror}") from error
 
 
-def publish(write: Callable[[Path], object], folder: Path, prefix: str, start_us: int, stop_us: int) -> Path:
-    """Let ``write`` make the file ``<prefix><start>_<stop>.parquet``; never over an existing file.
+def publish(
+    write: Callable[[Path], object],
+    folder: Path,
+    prefix: str,
+    start_us: int,
+    stop_us: int,
+    suffix: str = SUFFIX,
+) -> Path:
+    """Let ``write`` make the file ``<prefix><start>_<stop><suffix>``; never over an existing file.
 
     Two rotations within the same second would give the same name; the later file's stop time is then moved
     on by seconds until the name is free, which keeps the name in the form that other programs parse.
     ``write`` gets the final path and raises FileExistsError if it is taken.
     """
     while True:
-        path = folder / f"{prefix}{file_time(start_us)}_{file_time(stop_us)}{SUFFIX}"
+        path = folder / f"{prefix}{file_time(start_us)}_{file_time(stop_us)}{suffix}"
         try:
             write(path)
         except FileExistsError:

@@ -14,12 +14,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edm.output.paths import HISTOGRAM_PREFIX, SESSION_PREFIX, SUFFIX, TMP_SUFFIX, DataDirectory
+from edm.output.paths import (
+    HISTOGRAM_PREFIX,
+    LINES_SUFFIX,
+    NEW_NAMES_PREFIX,
+    SESSION_PREFIX,
+    SUFFIX,
+    TMP_SUFFIX,
+    DataDirectory,
+)
 
-KINDS = ("sent", "damaged", "session", "refused", "outbox", "queue", "seen")
+KINDS = ("sent", "damaged", "session", "new_qname", "refused", "outbox", "queue", "seen")
 """What is stored, in the order in which it gives way: copies of histograms that Core has, files that were set
-aside because they are damaged, session files, histograms that Core refused, histograms that wait for upload,
-events that wait to be sent, and the seen names."""
+aside because they are damaged, session files, files of new names, histograms that Core refused, histograms that wait
+for upload, events that wait to be sent, and the seen names."""
 
 _TIME = r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ"
 _UNFINISHED = re.escape(TMP_SUFFIX)
@@ -37,6 +45,10 @@ _HISTOGRAM = _pattern(
 _SESSION = _pattern(
     rf"{SESSION_PREFIX}{_TIME}_{_TIME}{re.escape(SUFFIX)}"
     rf"|\.?{SESSION_PREFIX}{_TIME}-\d+{re.escape(SUFFIX)}{_UNFINISHED}"
+)
+_NEW_NAMES = _pattern(
+    rf"{NEW_NAMES_PREFIX}{_TIME}_{_TIME}{re.escape(LINES_SUFFIX)}"
+    rf"|\.{NEW_NAMES_PREFIX}{_TIME}-\d+{re.escape(LINES_SUFFIX)}{_UNFINISHED}"
 )
 _QUEUE = _pattern(r"queue\.sqlite3(?:-wal|-shm)?")
 _QUEUE_DAMAGED = _pattern(r"queue\.sqlite3\.corrupt-\d+(?:-wal|-shm)?")
@@ -123,6 +135,7 @@ class Disk:
         self._places = (
             ("sent", data.sent, _HISTOGRAM),
             ("session", data.sessions, _SESSION),
+            ("new_qname", data.new_names, _NEW_NAMES),
             ("refused", data.refused, _HISTOGRAM),
             ("outbox", data.outbox, _HISTOGRAM),
             ("queue", data.queue, _QUEUE),
@@ -130,6 +143,7 @@ class Disk:
             ("seen", data.seen_names, _SEEN),
             ("damaged", data.seen_names, _SEEN_DAMAGED),
             ("session", data.unfinished, _SESSION),
+            ("new_qname", data.unfinished, _NEW_NAMES),
             ("outbox", data.unfinished, _HISTOGRAM),
         )
         self._remembered = [_Folder() for _ in self._places]
@@ -171,7 +185,7 @@ def _list(folder: Path, pattern: re.Pattern[str], device: int, known: _Folder) -
         for entry in ours:
             if not entry.is_file(follow_symlinks=False):
                 continue
-            if not entry.name.endswith((SUFFIX, _DAMAGED)):
+            if not entry.name.endswith((SUFFIX, LINES_SUFFIX, _DAMAGED)):
                 known.growing.append(Path(entry.path))
             elif (file := sizes.get(entry.name)) is not None:
                 known.finished.append(file)

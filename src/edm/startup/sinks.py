@@ -9,18 +9,29 @@ from edm.engine import Engine
 from edm.input.source import Source
 from edm.observe.access import Access
 from edm.output.budget import DiskBudget, Limits
-from edm.output.sink import Sinks
+from edm.output.new_name_file import NewNameFiles
+from edm.output.new_name_sink import NewNamesToFiles
+from edm.output.sink import EventSink, Sinks
 from edm.tapir.events.outgoing import EventsOut
 from edm.tapir.upload.upload import Uploader
 
 
 def make_sinks(config: Config, engine: Engine) -> Sinks:
     """Make the sinks of a daemon; another output gets its line here (docs/seams/sink.md)."""
-    events = None
+    events: EventSink | None = None
+    files = _make_new_name_files(config, engine) if config.new_qname_file else None
     if not config.disable_mqtt:
-        events = EventsOut(config, engine.event_queue, engine.data.root, engine.metrics)
+        events = EventsOut(config, engine.event_queue, engine.data.root, engine.metrics, files)
+    elif files is not None:
+        events = NewNamesToFiles(engine.event_queue, files, engine.metrics)
     # The uploader is always there: a reload may switch it on.
     return Sinks(events, (Uploader(config, engine.data, engine.metrics),))
+
+
+def _make_new_name_files(config: Config, engine: Engine) -> NewNameFiles:
+    engine.interval_ended = engine.event_queue.end_interval
+    start_us = engine.cell.current.interval.start_us
+    return NewNameFiles(engine.data, engine.metrics, config.histogram_pending_bytes, start_us)
 
 
 def make_budget(config: Config, engine: Engine, sinks: Sinks) -> DiskBudget:

@@ -13,6 +13,7 @@ from edm.stages.new_qname.payloads import EVENT_MAX, write_events
 from edm.stages.new_qname.seen.unsaved import Unsaved
 
 _USUAL_BYTES = 192
+_LINE_END = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,12 +32,15 @@ class EventBlock:
         Names for which no event could be written and that were left out by :meth:`select`.
     unsaved : Unsaved, optional
         The names of the batch. The taker of the events saves them when the events are safe.
+    ended : tuple of int, optional
+        Of a block without events that marks the end of an interval: its start and stop, microseconds since 1970.
     """
 
     payloads: bytes
     offsets: I64Array
     dropped: int = 0
     unsaved: Unsaved | None = None
+    ended: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -46,6 +50,11 @@ class EventBlock:
         for end in self.offsets[1:].tolist():
             yield self.payloads[begin:end]
             begin = end
+
+    def lines(self) -> bytes:
+        """Return the payloads with a line end behind each."""
+        data = np.frombuffer(self.payloads, np.uint8)
+        return np.insert(data, self.offsets[1:], _LINE_END).tobytes()
 
     def head(self, count: int) -> EventBlock:
         """Return a block of the first ``count`` events (all of them if there are fewer)."""
@@ -70,6 +79,11 @@ class EventBlock:
         offsets: I64Array = np.zeros(np.count_nonzero(kept) + 1, np.int64)
         np.cumsum(sizes[kept], out=offsets[1:])
         return EventBlock(data.tobytes(), offsets, dropped)
+
+
+def end_of_interval(start_us: int, stop_us: int) -> EventBlock:
+    """Return the block without events that marks the end of an interval."""
+    return EventBlock(b"", np.zeros(1, np.int64), ended=(start_us, stop_us))
 
 
 def build_events(buf: U8Array, u32: U32Array, u64: U64Array, rows: I64Array, count: int) -> EventBlock:
@@ -103,4 +117,4 @@ def build_events(buf: U8Array, u32: U32Array, u64: U64Array, rows: I64Array, cou
     return EventBlock(out[: int(offsets[events])].tobytes(), offsets[: events + 1])
 
 
-__all__ = ["EventBlock", "build_events"]
+__all__ = ["EventBlock", "build_events", "end_of_interval"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from edm.stages.new_qname.events import EventBlock
+from edm.stages.new_qname.events import EventBlock, end_of_interval
 
 
 class EventQueue:
@@ -51,6 +51,16 @@ class EventQueue:
                 if len(self._blocks) == 1 or self._plenty:
                     self._changed.notify()
         return queued, count - queued
+
+    def end_interval(self, start_us: int, stop_us: int) -> None:
+        """Mark the end of an interval behind all events put so far; ignored after :meth:`close`.
+
+        The mark comes out of :meth:`get` as a block without events (``EventBlock.ended``).
+        """
+        with self._changed:
+            if not self._closed:
+                self._blocks.append(end_of_interval(start_us, stop_us))
+                self._changed.notify()
 
     def get(self, timeout: float | None = None) -> EventBlock | None:
         """Return the oldest block.

@@ -16,6 +16,7 @@ from edm.files.renewable import Renewable
 from edm.observe.faults import DEFECT
 from edm.observe.metrics import Metrics
 from edm.observe.privacy import told
+from edm.output.new_name_file import NewNameFiles
 from edm.stages.new_qname.events import EventBlock
 from edm.stages.new_qname.queue import EventQueue
 from edm.stages.new_qname.seen.unsaved import to_record
@@ -60,16 +61,27 @@ class EventsOut:
     data_root : Path
         The data directory; the queue is in ``mqtt`` below it.
     metrics : Metrics
+    files : NewNameFiles, optional
+        Files that get the events, too. An event is written there before it is stored for sending, so that none is
+        known as stored that is in no file.
     """
 
     part = "mqtt_client_certificate"
     section = "events"
 
-    def __init__(self, config: Config, event_queue: EventQueue, data_root: Path, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        event_queue: EventQueue,
+        data_root: Path,
+        metrics: Metrics,
+        files: NewNameFiles | None = None,
+    ) -> None:
         self._config = config
         self._events = event_queue
         self._folder = data_root / "mqtt"
         self._metrics = metrics
+        self._files = files
         self._log = structlog.get_logger()
         self._started = False
 
@@ -82,6 +94,8 @@ class EventsOut:
             The key, a certificate, the name of the broker or the queue file cannot be used.
         """
         config = self._config
+        if self._files is not None:
+            self._files.check()
         self._key = Renewable(
             "mqtt_signing_key", config, lambda c: [c.mqtt_signing_key_file], _Signing().load
         )
@@ -207,6 +221,8 @@ class EventsOut:
             if now >= chore_at:
                 chore_at = now + CHORES
                 self.backlog.maintain()
+                if self._files is not None:
+                    self._files.maintain()
             if now >= certificate_at:
                 certificate_at = now + _CERTIFICATE_CHORE
                 self._look_at_files()
@@ -218,6 +234,8 @@ class EventsOut:
                 self._metrics.faults.report(DEFECT)
                 self._log.exception("new names could not be moved to the queue")
                 time.sleep(CHORES)
+        if self._files is not None:
+            self._files.close()
 
     def _import(self) -> bool:
         if self._imports is None or not self._imports.pending:
@@ -233,6 +251,11 @@ class EventsOut:
         while size < batch_bytes and (block := self._events.get(0.0)) is not None:
             blocks.append(block)
             size += len(block.payloads)
+        if self._files is not None:
+            self._files.write(blocks, save=False)
+            blocks = [block for block in blocks if len(block)]
+            if not blocks:
+                return  # only an interval has ended
         chunks = list(chunks_of(blocks, most_bytes=chunk_bytes))
         # Events first, then their names. A kill in between would have the names reported again, although
         # their events are stored: so the same transaction takes a record of the names, for the next start.

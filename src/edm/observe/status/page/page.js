@@ -240,6 +240,7 @@ function showRotation(rotation, reload) {
       : element("span", { class: "error" }, `✖ DOES NOT CLOSE: ${number(i.missing)} frames without a fate`))],
     ["histogram rows", (i) => (i.histogram_rows === null ? "no file" : number(i.histogram_rows)), true],
     ["session rows", (i) => (i.session_rows === null ? "no file" : number(i.session_rows)), true],
+    ["new names", (i) => (i.new_qname_rows === null ? "no file" : number(i.new_qname_rows)), true],
     ["file after", (i) => (i.write_seconds === null ? "–" : duration(i.write_seconds)), true],
   ]) : none("The first interval has not ended yet."));
   const outcome = (entry) => {
