@@ -104,7 +104,7 @@ class Pipeline:
         u32[FRAME_LEN, :n] = block.length[first : first + n]
 
         decode_frames(buf, u32, u64, fate, n)
-        self._metrics.senders.add(self._senders.count(buf, u32, fate, n), self._senders.wanted)
+        self._count_senders(block, n)
         if self._debug:
             self._dump(block, first, n)
         snapshot.clients.filter(buf, u32, fate, n)
@@ -131,6 +131,11 @@ class Pipeline:
         if self._maker is None or self._pseudonyms is not snapshot.pseudonyms:
             self._pseudonyms, self._maker = snapshot.pseudonyms, snapshot.pseudonyms.new_cache()
         return self._maker
+
+    def _count_senders(self, block: Block, n: int) -> None:
+        tally = self._senders
+        if tally.count(block.buf, self._columns.u32, self._columns.fate, n):
+            self._metrics.senders.watch(tally.counts, tally.identities(), tally.wanted)
 
     def _ignore_names(self, block: Block, n: int, table: DomainTable) -> None:
         columns = self._columns

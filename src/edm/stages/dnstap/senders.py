@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -65,8 +65,10 @@ def count_types(
     known: U8Array,
     lengths: I64Array,
     counts: I64Array,
-) -> None:
+) -> bool:
     """Count the frames of a batch, and give answers of unwanted types the fate ``TYPE_IGNORED``.
+
+    Returns whether one of the counts was 0 before and is not any more.
 
     Parameters
     ----------
@@ -86,6 +88,7 @@ def count_types(
         Added to; the last row is for identities that have no row.
     """
     row = 0
+    first = False
     for i in range(n):
         if fate[i] != PENDING and fate[i] != QUERY:
             continue
@@ -114,9 +117,11 @@ def count_types(
                 break
         else:
             row = IDENTITIES
+        first |= counts[row, kind] == 0
         counts[row, kind] += 1
         if fate[i] == PENDING and wanted[kind] == 0:
             fate[i] = TYPE_IGNORED
+    return first
 
 
 class SenderTally:
@@ -126,28 +131,33 @@ class SenderTally:
     ----------
     wanted : iterable of int
         Types of answers that go on; none means all.
+
+    Attributes
+    ----------
+    wanted : uint8[N_TYPES]
+        1 for each type that goes on.
+    counts : int64[IDENTITIES + 1, N_TYPES]
+        Frames so far, by identity and type; the last row is for all identities that have none of their own. Only
+        :meth:`count` changes it, any thread may read it.
     """
 
     def __init__(self, wanted: Iterable[int] = ()) -> None:
         chosen = list(wanted)
         self.wanted: U8Array = np.full(N_TYPES, not chosen, np.uint8)
         self.wanted[chosen] = 1
-        self._known: U8Array = np.zeros((IDENTITIES, IDENTITY_BYTES), np.uint8)
+        self._known: U8Array = np.zeros(IDENTITIES * IDENTITY_BYTES, np.uint8)
         self._lengths: I64Array = np.full(IDENTITIES, -1, np.int64)
-        self._counts: I64Array = np.zeros((IDENTITIES + 1, N_TYPES), np.int64)
+        self.counts: I64Array = np.zeros((IDENTITIES + 1, N_TYPES), np.int64)
 
-    def count(
-        self, buf: U8Array, u32: U32Array, fate: U8Array, n: int
-    ) -> Iterator[tuple[bytes | None, I64Array]]:
-        """Count a batch that was decoded; yield identity (None: all further ones) and frames by type.
+    def count(self, buf: U8Array, u32: U32Array, fate: U8Array, n: int) -> bool:
+        """Count a batch that was decoded; tell whether one of :attr:`counts` is no longer 0."""
+        return count_types(buf, u32, fate, n, self.wanted, self._known, self._lengths, self.counts)
 
-        The arrays, ``int64[N_TYPES]``, are valid until the next call.
-        """
-        self._counts[:] = 0
-        count_types(buf, u32, fate, n, self.wanted, self._known.reshape(-1), self._lengths, self._counts)
-        for row in np.flatnonzero(self._counts.any(axis=1)).tolist():
-            identity = self._known[row, : self._lengths[row]].tobytes() if row < IDENTITIES else None
-            yield identity, self._counts[row]
+    def identities(self) -> list[bytes]:
+        """Return the identities of the rows of :attr:`counts` that are in use, but for the last one."""
+        known = self._known.reshape(IDENTITIES, IDENTITY_BYTES)
+        lengths = self._lengths.tolist()
+        return [known[row, :size].tobytes() for row, size in enumerate(lengths) if size >= 0]
 
 
 __all__ = ["IDENTITIES", "IDENTITY_BYTES", "N_TYPES", "SenderTally", "count_types"]
