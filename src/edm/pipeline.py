@@ -184,14 +184,13 @@ class Pipeline:
         self._metrics.count_pseudonyms(hits, evictions)
         if odd:
             self._limited.error("address of neither 4 nor 16 bytes, replaced by zeros", count=odd)
-        if counts[UNDECODABLE]:
-            self._limited.error("frame is no dnstap message", count=int(counts[UNDECODABLE]))
-        if counts[DNS_PARSE_ERROR]:
-            self._limited.error("DNS message cannot be parsed", count=int(counts[DNS_PARSE_ERROR]))
-        if counts[CLIENT_ADDRESS_INVALID]:
-            self._limited.error(
-                "client address cannot be parsed, frame ignored", count=int(counts[CLIENT_ADDRESS_INVALID])
-            )
+        found = counts.tolist()
+        if undecodable := found[UNDECODABLE]:
+            self._limited.error("frame is no dnstap message", count=undecodable)
+        if unparsed := found[DNS_PARSE_ERROR]:
+            self._limited.error("DNS message cannot be parsed", count=unparsed)
+        if invalid := found[CLIENT_ADDRESS_INVALID]:
+            self._limited.error("client address cannot be parsed, frame ignored", count=invalid)
 
     def _dump(self, block: Block, first: int, n: int) -> None:
         for i in range(n):
