@@ -114,18 +114,7 @@ class Rows(NamedTuple):
 
 
 RowsArrays: TypeAlias = tuple[
-    U32Array,
-    U64Array,
-    U32Array,
-    U32Array,
-    Bytes,
-    Bytes,
-    Bytes,
-    Bytes,
-    I64Array,
-    I64Array,
-    I32Array,
-    U64Array,
+    U32Array, U64Array, U32Array, U32Array, Bytes, Bytes, Bytes, Bytes, I64Array, I64Array, I32Array, U64Array
 ]
 """What :class:`Rows` are made of; Python hands them over so, see :mod:`edm.kernel.jit`."""
 
