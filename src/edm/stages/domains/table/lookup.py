@@ -299,7 +299,7 @@ def lookup_deep(buf: Bytes, u32: U32Columns, fate: Fates, n: I64, key: HashKey, 
 
     It comes behind :func:`lookup_domains`; what it finds takes the place of a shorter suffix entry. Few lists need
     it, so it is no part of that kernel, which must always be compiled. The parameters are those of
-    :func:`lookup_domains`, and ``key`` is the uint64[KEY_WORDS] that the table was built with.
+    :func:`lookup_domains`, ``arrays`` too, and ``key`` is the uint64[KEY_WORDS] that the table was built with.
     """
     table = PlainTable(*arrays)
     look_deep(buf, u32, fate, n, key, table, table.layout[L_SUFFIX_LABELS], _search)

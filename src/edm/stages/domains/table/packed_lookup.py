@@ -317,7 +317,7 @@ def lookup_packed_deep(
     """Look for parent domains of more than ``SUFFIX_DEPTH`` labels, whose hash is in no column.
 
     It comes behind :func:`lookup_packed`, as :func:`~edm.stages.domains.table.lookup.lookup_deep` behind
-    ``lookup_domains``; ``key`` is the uint64[KEY_WORDS] of the hash.
+    ``lookup_domains``; ``key`` is the uint64[KEY_WORDS] of the hash, ``arrays`` are those of the table.
     """
     table = PackedTable(*arrays)
     look_deep(buf, u32, fate, n, key, table, table.layout[L_SUFFIX_LABELS], _search)
