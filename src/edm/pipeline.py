@@ -107,7 +107,7 @@ class Pipeline:
 
         lap = self.clock.begin()
         decode_frames(buf, u32, u64, fate, n)
-        self._metrics.senders.add(self._senders.count(buf, u32, fate, n), self._senders.wanted)
+        self._count_senders(block, n)
         lap("dnstap")
         if self._debug:
             self._dump(block, first, n)
@@ -144,6 +144,11 @@ class Pipeline:
         if self._maker is None or self._pseudonyms is not snapshot.pseudonyms:
             self._pseudonyms, self._maker = snapshot.pseudonyms, snapshot.pseudonyms.new_cache()
         return self._maker
+
+    def _count_senders(self, block: Block, n: int) -> None:
+        tally = self._senders
+        if tally.count(block.buf, self._columns.u32, self._columns.fate, n):
+            self._metrics.senders.watch(tally.counts, tally.identities(), tally.wanted)
 
     def _ignore_names(self, block: Block, n: int, table: DomainTable) -> None:
         columns = self._columns
@@ -192,14 +197,13 @@ class Pipeline:
         self._metrics.count_pseudonyms(hits, evictions)
         if odd:
             self._limited.error("address of neither 4 nor 16 bytes, replaced by zeros", count=odd)
-        if counts[UNDECODABLE]:
-            self._limited.error("frame is no dnstap message", count=int(counts[UNDECODABLE]))
-        if counts[DNS_PARSE_ERROR]:
-            self._limited.error("DNS message cannot be parsed", count=int(counts[DNS_PARSE_ERROR]))
-        if counts[CLIENT_ADDRESS_INVALID]:
-            self._limited.error(
-                "client address cannot be parsed, frame ignored", count=int(counts[CLIENT_ADDRESS_INVALID])
-            )
+        found = counts.tolist()
+        if undecodable := found[UNDECODABLE]:
+            self._limited.error("frame is no dnstap message", count=undecodable)
+        if unparsed := found[DNS_PARSE_ERROR]:
+            self._limited.error("DNS message cannot be parsed", count=unparsed)
+        if invalid := found[CLIENT_ADDRESS_INVALID]:
+            self._limited.error("client address cannot be parsed, frame ignored", count=invalid)
 
     def _dump(self, block: Block, first: int, n: int) -> None:
         for i in range(n):

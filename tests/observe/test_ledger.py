@@ -126,3 +126,18 @@ def test_settle_fates_ends_what_is_pending_and_counts_all() -> None:
     expected = [0] * N_FATES
     expected[SESSION], expected[QUERY], expected[WELL_KNOWN], expected[PENDING] = 2, 2, 1, 1
     assert counts.tolist() == expected
+
+
+@pytest.mark.parametrize("rows", [0, 254, 255, 256, 1000])
+@pytest.mark.parametrize("fates", [range(N_FATES), [SESSION], [PENDING], [*range(N_FATES), 255, N_FATES]])
+def test_settle_fates_counts_many_rows(rows: int, fates: list[int]) -> None:
+    from edm.observe.ledger import settle_fates
+
+    fate = np.random.default_rng(rows).choice(np.array([*fates], np.uint8), rows + 3)
+    expected = fate.copy()
+    expected[:rows][expected[:rows] == PENDING] = SESSION
+    counts = np.full(N_FATES, 77, np.int64)
+    settle_fates(fate, rows, SESSION, counts)
+    assert fate.tolist() == expected.tolist()
+    known = np.where(expected[:rows] < N_FATES, expected[:rows], PENDING)
+    assert counts.tolist() == np.bincount(known, minlength=N_FATES).tolist()

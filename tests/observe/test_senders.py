@@ -21,6 +21,25 @@ def frames(*types: str) -> np.ndarray:
     return counts
 
 
+class Worker:
+    """Counts as a worker does: in rows of its own by identity, and in the last one."""
+
+    def __init__(self, metrics: Metrics, wanted: np.ndarray = ALL) -> None:
+        self.counts = np.zeros((kernel.IDENTITIES + 1, kernel.N_TYPES), np.int64)
+        self._senders = metrics.senders
+        self._identities: list[bytes] = []
+        self._wanted = wanted
+
+    def add(self, identity: bytes | None, types: np.ndarray) -> None:
+        if identity not in self._identities and identity is not None:
+            if len(self._identities) < kernel.IDENTITIES:
+                self._identities.append(identity)
+            else:
+                identity = None
+        self.counts[-1 if identity is None else self._identities.index(identity)] += types
+        self._senders.watch(self.counts, self._identities, self._wanted)
+
+
 def test_the_parts_agree_on_their_sizes() -> None:
     assert len(MESSAGE_TYPES) == kernel.N_TYPES
     assert IDENTITIES == kernel.IDENTITIES
@@ -28,15 +47,37 @@ def test_the_parts_agree_on_their_sizes() -> None:
 
 def test_series_are_bounded_and_escaped() -> None:
     metrics = Metrics()
+    worker = Worker(metrics)
     for number in range(IDENTITIES + 100):
-        metrics.senders.add([(b"\x1b%d\n" % number, frames("CLIENT_RESPONSE"))], ALL)
-    metrics.senders.add([(None, frames("CLIENT_QUERY"))], ALL)
+        worker.add(b"\x1b%d\n" % number, frames("CLIENT_RESPONSE"))
+    worker.add(None, frames("CLIENT_QUERY"))
     text = metrics.render()[0].decode()
     assert text.count("edm_frames_by_identity_total{") == IDENTITIES + 1
     assert "\x1b" not in text
     assert metrics.value("edm_frames_by_identity_total", identity="(other)") == 101
     assert metrics.value("edm_frames_by_message_type_total", type="CLIENT_RESPONSE") == IDENTITIES + 100
     assert metrics.value("edm_frames_by_message_type_total", type="CLIENT_QUERY") == 1
+
+
+def test_workers_share_the_series_and_their_bound() -> None:
+    metrics = Metrics()
+    one, another = Worker(metrics), Worker(metrics)
+    for number in range(IDENTITIES):
+        one.add(b"%d" % number, frames("CLIENT_RESPONSE"))
+    for number in range(IDENTITIES // 2, IDENTITIES + 8):
+        another.add(b"%d" % number, frames("CLIENT_RESPONSE", "CLIENT_QUERY"))
+    assert metrics.value("edm_frames_by_identity_total", identity="0") == 1
+    assert metrics.value("edm_frames_by_identity_total", identity="31") == 3
+    assert metrics.value("edm_frames_by_identity_total", identity="(other)") == 16
+    assert metrics.value("edm_frames_by_message_type_total", type="CLIENT_QUERY") == 24
+
+
+def test_what_is_counted_later_shows_without_being_told() -> None:
+    metrics = Metrics()
+    worker = Worker(metrics)
+    worker.add(b"one", frames("CLIENT_RESPONSE"))
+    worker.counts[0] += frames("CLIENT_RESPONSE")
+    assert metrics.value("edm_frames_by_identity_total", identity="one") == 2
 
 
 @pytest.mark.parametrize(
@@ -54,9 +95,11 @@ def test_warns_once_of_answers_that_count_twice(
 ) -> None:
     metrics = Metrics()
     with capture_logs() as log:
-        for _ in range(3):
-            for name in types:
-                metrics.senders.add([(b"one", frames(name)), (b"another", frames("CLIENT_RESPONSE"))], wanted)
+        workers = [Worker(metrics, wanted) for _ in range(2)]
+        for turn in range(3):
+            for number, name in enumerate(types):
+                workers[(turn + number) % 2].add(b"one", frames(name))
+                workers[0].add(b"another", frames("CLIENT_RESPONSE"))
     assert [entry["identity"] for entry in log] == ["one"] * warned
     if warned:
         assert "input-message-types" in log[0]["hint"]
@@ -64,7 +107,9 @@ def test_warns_once_of_answers_that_count_twice(
 
 def test_two_senders_of_different_kinds_are_no_reason_to_warn() -> None:
     with capture_logs() as log:
-        Metrics().senders.add([(b"a", frames("CLIENT_RESPONSE")), (b"b", frames("RESOLVER_RESPONSE"))], ALL)
+        worker = Worker(Metrics())
+        worker.add(b"a", frames("CLIENT_RESPONSE"))
+        worker.add(b"b", frames("RESOLVER_RESPONSE"))
     assert log == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import structlog
@@ -26,41 +26,73 @@ _BY_IDENTITY = "edm_frames_by_identity_total"
 
 
 class Senders(Collector):
-    """The totals of all workers, as metrics. Any thread may call it."""
+    """The counts of all workers, as metrics. Any thread may call it.
+
+    The workers count in arrays of their own, which are read when somebody scrapes: a batch costs nothing here.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_identity: dict[bytes | None, I64Array] = {None: np.zeros(len(MESSAGE_TYPES), np.int64)}
+        # By the address of its array, what a worker counts, and whose frames its rows are.
+        self._parts: dict[int, tuple[I64Array, list[bytes | None]]] = {}
+        self._identities: list[bytes | None] = [None]
         self._warned: set[bytes] = set()
 
-    def add(self, counts: Iterable[tuple[bytes | None, I64Array]], wanted: U8Array) -> None:
-        """Add a batch: identity (None: unknown) and ``int64[15]`` frames by type; ``wanted`` are the types in use."""
-        for identity, frames in counts:
-            with self._lock:
-                if identity not in self._by_identity and len(self._by_identity) > IDENTITIES:
-                    identity = None
-                total = self._by_identity.setdefault(identity, np.zeros(len(MESSAGE_TYPES), np.int64))
-                total += frames
-                doubtful = (
-                    identity is not None and identity not in self._warned and self._twice(total, wanted)
-                )
-                if doubtful and identity is not None:
-                    self._warned.add(identity)
-                kinds = [MESSAGE_TYPES[i] for i in _TO_CLIENTS + _FROM_SERVERS if total[i] and wanted[i]]
-            if doubtful:
-                structlog.get_logger().warning(
-                    "one sender sends two kinds of answers for the same traffic, which counts twice",
-                    identity=_label(identity),
-                    kinds=", ".join(kinds),
-                    hint="let the server send one kind only (unbound: dnstap-log-...-response-messages, BIND: "
-                    "dnstap { client response; }), or set input-message-types",
-                )
+    def watch(self, counts: I64Array, identities: Sequence[bytes], wanted: U8Array) -> None:
+        """Take up what a worker counts from now on. To be called again whenever one of its counts is no longer 0.
+
+        Parameters
+        ----------
+        counts : int64[more than identities, 15]
+            Frames by identity and type. The last row is for frames of no identity known; the worker adds to it.
+        identities : sequence of bytes
+            Those of the first rows, in order; nothing is counted yet in rows between them and the last one.
+        wanted : uint8[15]
+            1 for each type in use.
+        """
+        with self._lock:
+            self._parts[id(counts)] = counts, [self._place(identity) for identity in identities]
+            totals = self._totals()
+            doubtful = [
+                identity
+                for identity, total in totals.items()
+                if identity is not None and identity not in self._warned and self._twice(total, wanted)
+            ]
+            self._warned.update(doubtful)
+        for identity in doubtful:
+            kinds = [
+                MESSAGE_TYPES[i] for i in _TO_CLIENTS + _FROM_SERVERS if totals[identity][i] and wanted[i]
+            ]
+            structlog.get_logger().warning(
+                "one sender sends two kinds of answers for the same traffic, which counts twice",
+                identity=_label(identity),
+                kinds=", ".join(kinds),
+                hint="let the server send one kind only (unbound: dnstap-log-...-response-messages, BIND: "
+                "dnstap { client response; }), or set input-message-types",
+            )
+
+    def _place(self, identity: bytes) -> bytes | None:
+        """Return the identity if it has a series of its own, or else None."""
+        if identity not in self._identities:
+            if len(self._identities) > IDENTITIES:
+                return None
+            self._identities.append(identity)
+        return identity
+
+    def _totals(self) -> dict[bytes | None, I64Array]:
+        totals = {identity: np.zeros(len(MESSAGE_TYPES), np.int64) for identity in self._identities}
+        for counts, identities in self._parts.values():
+            for identity, row in zip(identities, counts, strict=False):
+                totals[identity] += row
+            totals[None] += counts[-1]
+        return totals
 
     def by_type(self) -> dict[str, int]:
         """Return the frames of each message type that has come."""
         with self._lock:
-            counts = sum(self._by_identity.values())
-        return {name: int(n) for name, n in zip(MESSAGE_TYPES, counts, strict=True) if n}  # type: ignore[arg-type]
+            totals = self._totals()
+        counts: list[int] = np.sum(list(totals.values()), axis=0).tolist()
+        return {name: n for name, n in zip(MESSAGE_TYPES, counts, strict=True) if n}
 
     def doubled(self) -> list[str]:
         """Return the identities whose answers are logged as two types."""
@@ -74,7 +106,7 @@ class Senders(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield both families; see :class:`prometheus_client.registry.Collector`."""
         with self._lock:
-            counts = {identity: total.copy() for identity, total in self._by_identity.items()}
+            counts = self._totals()
         types = CounterMetricFamily(_TYPES, "dnstap frames by message type", labels=["type"])
         for name, count in zip(MESSAGE_TYPES, sum(counts.values()).tolist(), strict=True):  # type: ignore[union-attr]
             types.add_metric([name], count)

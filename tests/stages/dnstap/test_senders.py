@@ -30,10 +30,23 @@ def batch(rows: list[Row]) -> tuple[c.U8Array, c.U32Array, c.U8Array]:
 
 def counted(tally: SenderTally, rows: list[Row]) -> tuple[Counter[tuple[bytes | None, int]], list[int]]:
     buf, u32, fate = batch(rows)
-    result: Counter[tuple[bytes | None, int]] = Counter()
-    for identity, frames in tally.count(buf, u32, fate, len(rows)):
-        result.update({(identity, kind): int(count) for kind, count in enumerate(frames) if count})
-    return result, fate[: len(rows)].tolist()
+    before = all_counts(tally)
+    first = tally.count(buf, u32, fate, len(rows))
+    after = all_counts(tally)
+    assert first == (after.keys() != before.keys())
+    return after - before, fate[: len(rows)].tolist()
+
+
+def all_counts(tally: SenderTally) -> Counter[tuple[bytes | None, int]]:
+    """Return the frames so far by identity and type, and check that they are in rows that are in use."""
+    identities: list[bytes | None] = [*tally.identities()]
+    unused = IDENTITIES - len(identities)
+    assert not tally.counts[len(identities) : IDENTITIES].any()
+    by_identity = zip([*identities, *[b""] * unused, None], tally.counts.tolist(), strict=True)
+    found: Counter[tuple[bytes | None, int]] = Counter()
+    for identity, frames in by_identity:
+        found.update({(identity, kind): count for kind, count in enumerate(frames) if count})
+    return found
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -6,7 +6,7 @@ usual shape takes a few steps. For IPv6 that is done with the high 64 bits.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -52,6 +52,16 @@ class Ranges(NamedTuple):
     shift: U64
 
 
+RangeArrays: TypeAlias = tuple[U32Array | U64Array, U32Array | U64Array, U32Array, U64Array]
+"""What :class:`Ranges` are made of: ``first``, ``last``, ``jump``, and ``uint64[2]``: ``base`` and ``shift``."""
+
+
+@force_inlined
+def _ranges(arrays: RangeArrays) -> Ranges:
+    first, last, jump, scale = arrays
+    return Ranges(first, last, jump, scale[0], scale[1])
+
+
 @force_inlined
 def _word(buf: Bytes, off: U64) -> U64:
     return (np.uint64(be32(buf, off)) << _U32) | np.uint64(be32(buf, off + _U4))
@@ -94,16 +104,19 @@ def _behind_v6(ranges: Ranges, address_high: U64, address_low: U64) -> U64:
 
 
 @kernel
-def filter_clients(buf: Bytes, u32: U32Columns, fate: Fates, n: I64, v4: Ranges, v6: Ranges) -> None:
+def filter_clients(
+    buf: Bytes, u32: U32Columns, fate: Fates, n: I64, ipv4: RangeArrays, ipv6: RangeArrays
+) -> None:
     """Set the fate of pending rows: ``CLIENT_ADDRESS_INVALID`` or, if a prefix holds the address, ``CLIENT_IGNORED``.
 
     Parameters
     ----------
     buf, u32, fate, n
         The block and the columns of a batch, see :mod:`edm.kernel.columns`.
-    v4, v6 : Ranges
+    ipv4, ipv6 : RangeArrays
         The clients to ignore.
     """
+    v4, v6 = _ranges(ipv4), _ranges(ipv6)
     for i in range(n):
         if fate[i] != PENDING:
             continue
@@ -125,4 +138,4 @@ def filter_clients(buf: Bytes, u32: U32Columns, fate: Fates, n: I64, v4: Ranges,
             fate[i] = CLIENT_ADDRESS_INVALID
 
 
-__all__ = ["Ranges", "filter_clients"]
+__all__ = ["RangeArrays", "filter_clients"]

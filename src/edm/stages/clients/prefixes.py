@@ -20,7 +20,7 @@ import numpy as np
 from edm.errors import ListFileError
 from edm.files.reading import LIMIT_SETTING, LIST_FILE_BYTES, UnreadableError, printable, read_whole
 from edm.kernel.columns import U8Array, U32Array, U64Array
-from edm.stages.clients.matching import Ranges, filter_clients
+from edm.stages.clients.matching import RangeArrays, filter_clients
 
 MAX_LINE_BYTES = 65535
 """Longest line, without its line feed."""
@@ -53,8 +53,8 @@ class ClientPrefixes:
         v6_first, v6_last = _merge(v6, 128)
         first4 = np.array(v4_first, np.uint32)
         first6 = _halves(v6_first)
-        self._v4 = Ranges(first4, np.array(v4_last, np.uint32), *_jump_table(first4.astype(np.uint64)))
-        self._v6 = Ranges(first6, _halves(v6_last), *_jump_table(first6[0]))
+        self._v4: RangeArrays = first4, np.array(v4_last, np.uint32), *_jump_table(first4.astype(np.uint64))
+        self._v6: RangeArrays = first6, _halves(v6_last), *_jump_table(first6[0])
         self.prefixes = prefixes
 
     @classmethod
@@ -100,11 +100,11 @@ def _halves(addresses: list[int]) -> U64Array:
     return halves
 
 
-def _jump_table(first: U64Array) -> tuple[U32Array, np.uint64, np.uint64]:
+def _jump_table(first: U64Array) -> tuple[U32Array, U64Array]:
     """Divide the span of the ranges' beginnings into equal parts, about as many as there are ranges.
 
-    Returns, for each part and behind the last, how many ranges begin before it; the lowest beginning; and the shift
-    that turns the distance from it into the number of the part.
+    Returns, for each part and behind the last, how many ranges begin before it; and two numbers: the lowest beginning,
+    and the shift that turns the distance from it into the number of the part.
     """
     base = int(first[0]) if len(first) else 0
     span = int(first[-1]) - base if len(first) else 0
@@ -112,7 +112,7 @@ def _jump_table(first: U64Array) -> tuple[U32Array, np.uint64, np.uint64]:
     shift = max(0, span.bit_length() - leading)
     parts = (first - np.uint64(base)) >> np.uint64(shift)
     jump = np.searchsorted(parts, np.arange(1 << leading, dtype=np.uint64))
-    return np.append(jump, len(first)).astype(np.uint32), np.uint64(base), np.uint64(shift)
+    return np.append(jump, len(first)).astype(np.uint32), np.array([base, shift], np.uint64)
 
 
 def _parse_prefix(line: bytes) -> tuple[int, _Packed]:

@@ -3,10 +3,10 @@
 What is accepted is wider than the RFC: a pointer may point anywhere in the buffer, also forward and into
 the header, because the Go daemon's library takes it so. Loops end at :data:`POINTERS_MAX`.
 
-A name of two bytes may so be 253 steps long, and a message may have 130,000 of them. Hence the steps of a message are
-counted. As long as they are no more than its bytes, which is always so in messages of DNS servers, names are walked one
-by one. From then on the result for each place in the message is remembered, so that no place is
-walked a second time: whatever a message holds, the steps are a small multiple of its bytes.
+A name of two bytes may so be 253 steps long, and a message may have 130,000 of them. Hence the steps behind the first
+pointers of names are counted. As long as they are no more than the bytes of the message, which is always so in messages
+of DNS servers, names are walked one by one. From then on the result for each place in the message is remembered, so
+that no place is walked a second time: whatever a message holds, the steps are a small multiple of its bytes.
 """
 
 from __future__ import annotations
@@ -67,41 +67,61 @@ def begin_message(memo: NameMemo, size: I64) -> None:
 
 
 @force_inlined
-def _walk_name(buf: Bytes, base: I64, pos: I64, end: I64) -> tuple[I64, I64]:
-    """Return the position after the name at ``pos``, or -1 if it is not valid; and the steps that this took."""
-    room = NAME_MAX - 1  # the root byte is not counted
-    pointers = 0
-    behind = -1
+def _follow(buf: Bytes, base: I64, place: I64, end: I64, room: I64) -> tuple[Flag, I64]:
+    """Do the same as :func:`_fits_behind` without a memo; return also how many steps it took."""
+    pointers = 1
     steps = 0
+    pos = base + place
     # A label that runs over the end leaves pos >= end, so this one test covers it too.
     while pos < end:
         steps += 1
         size = u8(buf, pos)
         pos += 1
         if size == 0:
-            return (pos if pointers == 0 else behind), steps
+            return True, steps
         if size < 0x40:
             pos += size
             room -= size + 1
             if room < 0:
-                return -1, steps
+                return False, steps
         elif size >= 0xC0 and pos < end:
             pointers += 1
             if pointers > POINTERS_MAX:
-                return -1, steps
-            if pointers == 1:
-                behind = pos + 1
+                return False, steps
             pos = base + ((size & 0x3F) << 8 | u8(buf, pos))
         else:
-            return -1, steps
-    return -1, steps
+            return False, steps
+    return False, steps
+
+
+@force_inlined
+def _to_pointer(buf: Bytes, pos: I64, end: I64) -> tuple[I64, I64]:
+    """Return where the labels of the name at ``pos`` are followed by a pointer, and how many bytes more it may have.
+
+    Without a pointer: the position after the name and -1, or -1 and -1 if it is not valid.
+    """
+    room = NAME_MAX - 1  # the root byte is not counted
+    while pos < end:
+        size = u8(buf, pos)
+        if size >= 0x40:
+            return (pos, room) if size >= 0xC0 and pos + 1 < end else (-1, -1)
+        pos += 1 + size
+        if size == 0:
+            return pos, -1
+        room -= size + 1
+        if room < 0:
+            return -1, -1
+    return -1, -1
 
 
 @inlined
 def skip_lone_name(buf: Bytes, base: I64, pos: I64, end: I64) -> I64:
     """Do the same as :func:`skip_name` for a name that is not one of many, without a memo."""
-    behind, _ = _walk_name(buf, base, pos, end)
-    return behind
+    pos, room = _to_pointer(buf, pos, end)
+    if room < 0:
+        return pos
+    fits, _ = _follow(buf, base, (u8(buf, pos) & 0x3F) << 8 | u8(buf, pos + 1), end, room)
+    return pos + 2 if fits else -1
 
 
 @inlined
@@ -156,26 +176,23 @@ def _look_up(buf: Bytes, base: I64, place: I64, end: I64, memo: NameMemo) -> I64
 
 
 @inlined
-def _skip_remembered(buf: Bytes, base: I64, pos: I64, end: I64, memo: NameMemo) -> I64:
-    """Do what :func:`skip_name` does, by looking up the name that the first pointer leads to."""
-    start = pos
-    while pos < end:
-        size = u8(buf, pos)
-        if size >= 0xC0 and pos + 1 < end:
-            word = _look_up(buf, base, (size & 0x3F) << 8 | u8(buf, pos + 1), end, memo)
-            fits = (
-                word >= 0
-                and base + (word >> _EXTENT_SHIFT) <= end
-                and word >> _POINTERS_SHIFT & 0x7F < POINTERS_MAX
-                and pos - start + (word & 0xFF) <= NAME_MAX - 1
-            )
-            return pos + 2 if fits else -1
-        pos += 1 + size
-        if size >= 0x40 or pos - start > NAME_MAX:
-            return -1
-        if size == 0:
-            return pos
-    return -1
+def _fits_behind(buf: Bytes, base: I64, place: I64, end: I64, room: I64, memo: NameMemo) -> Flag:
+    """Tell whether a valid name of at most ``room`` bytes, the root not counted, is where a first pointer leads.
+
+    ``place`` counts from ``base``. Steps are counted here only: labels before the first pointer of a name are bytes
+    of the message that are not walked again.
+    """
+    if memo[_STEPS] <= 0:
+        word = _look_up(buf, base, place, end, memo)
+        return (
+            word >= 0
+            and base + (word >> _EXTENT_SHIFT) <= end
+            and word >> _POINTERS_SHIFT & 0x7F < POINTERS_MAX
+            and word & 0xFF <= room
+        )
+    fits, steps = _follow(buf, base, place, end, room)
+    memo[_STEPS] -= steps
+    return fits
 
 
 @inlined
@@ -194,11 +211,11 @@ def skip_name(buf: Bytes, base: I64, pos: I64, end: I64, memo: NameMemo) -> I64:
     memo : int64[MEMO_WORDS]
         Of this message: :func:`begin_message` was called for it.
     """
-    if memo[_STEPS] <= 0:
-        return _skip_remembered(buf, base, pos, end, memo)
-    behind, steps = _walk_name(buf, base, pos, end)
-    memo[_STEPS] -= steps
-    return behind
+    pos, room = _to_pointer(buf, pos, end)
+    if room < 0:
+        return pos
+    place = (u8(buf, pos) & 0x3F) << 8 | u8(buf, pos + 1)
+    return pos + 2 if _fits_behind(buf, base, place, end, room, memo) else -1
 
 
 @force_inlined

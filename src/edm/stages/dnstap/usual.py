@@ -229,13 +229,13 @@ def _skip_query(buf: Bytes, pos: U64, end: U64) -> U64:
 @force_inlined
 def _read_response(
     buf: Bytes, u32: U32Columns, u64: U64Columns, i: U64, pos: U64, end: U64, seen: U64
-) -> tuple[U64, U64]:
+) -> tuple[U64, U64, U64, U64]:
     """Read time and message of the response; return the position after it, and which fields there were."""
     seconds = _0
     if buf[pos] == _M_RESPONSE_SEC:
         word = le64(buf, pos + _1)
         if word & _FIVE != _FIFTH:
-            return _TOO_LONG, _0
+            return _TOO_LONG, _0, _0, _0
         seconds = _value(word, _LOW_24)
         seconds |= ((word & np.uint64(0x7F000000)) >> _3) | ((word & np.uint64(0x7F00000000)) >> _4)
         pos += _SECONDS_BYTES
@@ -249,9 +249,7 @@ def _read_response(
     u32[RESPONSE_TIME_NSEC, i] = nanoseconds
     # At the end of Message its tag would be that of another Message: such a frame is not usual either.
     pos, off, length, seen = _long_bytes(buf, pos, _M_RESPONSE_MESSAGE, end, seen, HAS_RESPONSE_MESSAGE)
-    u32[RESPONSE_MESSAGE_OFF, i] = off
-    u32[RESPONSE_MESSAGE_LEN, i] = length
-    return pos, seen
+    return pos, seen, off, length
 
 
 @kernel
@@ -292,7 +290,7 @@ def decode_usual(buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, n: I
         pos = _skip_query(buf, pos, end)
         if pos > end:
             continue
-        pos, seen = _read_response(buf, u32, u64, i, pos, end, seen)
+        pos, seen, off, length = _read_response(buf, u32, u64, i, pos, end, seen)
         if pos != end:
             continue
         pos, _, seen = _small_number(buf, pos, _D_TYPE, _0, seen, _HAS_DNSTAP_TYPE)
@@ -300,6 +298,8 @@ def decode_usual(buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, n: I
             continue
         others -= _1
         fate[i] = QUERY if message_type & _1 and message_type <= _13 else PENDING
+        u32[RESPONSE_MESSAGE_OFF, i] = off
+        u32[RESPONSE_MESSAGE_LEN, i] = length
         u32[PRESENT, i] = seen & ~_HAS_DNSTAP_TYPE
     return others
 

@@ -15,7 +15,7 @@ from edm.stages.histogram import kernels, sketches
 from edm.stages.histogram.export import LABELS, SKETCH_BYTES_MAX, export_sketches, split_labels
 from edm.stages.histogram.kernels import add_clients, count_rows, list_clients, merge_rows
 from edm.stages.histogram.schema import COUNTER_COLUMNS, LABEL_COLUMNS, SCHEMA
-from edm.stages.histogram.sketches import CELLS_USED, MULTIPLIER, ROWS_USED, State
+from edm.stages.histogram.sketches import CELLS_USED, MULTIPLIER, ROWS_USED, State, StateArrays
 
 EXPLICIT_THRESHOLD_MAX = 131072
 """Largest explicit threshold of the storage format (2^17)."""
@@ -137,7 +137,7 @@ class Accumulators:
         self._reserve_rows(n)
         if n > len(self._row_of):
             self._allocate_scratch(n)
-        found = count_rows(u32, fate, n, self._index_row, self._state(), self._frame_of, self._row_of)
+        found = count_rows(u32, fate, n, self._index_row, self._arrays(), self._frame_of, self._row_of)
         if found < 0:
             raise IndexError(f"a domain index is beyond the {self.names} entries of the table")
         clients = list_clients(buf, u32, found, self._frame_of, self._row_of, self._client, self._client_hash)
@@ -148,7 +148,7 @@ class Accumulators:
                 self._client_hash,
                 done,
                 clients,
-                self._state(),
+                self._arrays(),
                 self.explicit_threshold,
                 self._reserve,
             )
@@ -156,8 +156,11 @@ class Accumulators:
                 return
             self._grow_cells()
 
+    def _arrays(self) -> StateArrays:
+        return self._rows, self._cells, self._registers, self._heap
+
     def _state(self) -> State:
-        return State(self._rows, self._cells, self._registers, self._heap)
+        return State(*self._arrays())
 
     @classmethod
     def merge(cls, parts: Sequence[Accumulators]) -> Accumulators:

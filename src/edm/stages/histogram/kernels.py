@@ -50,6 +50,7 @@ from edm.stages.histogram.sketches import (
     STATE,
     TOUCHED,
     State,
+    StateArrays,
     add_hash,
     admit,
     in_list,
@@ -109,7 +110,7 @@ def count_rows(
     fate: Fates,
     n: I64,
     index_row: U32Array,
-    state: State,
+    arrays: StateArrays,
     frame_of: U32Array,
     row_of: U32Array,
 ) -> I64:
@@ -122,8 +123,8 @@ def count_rows(
     u32 : uint32[N_U32, stride]
     fate : uint8[stride]
     n : int
-    index_row, state
-        See the module's docstring. ``rows`` has room for ``n`` more.
+    index_row, arrays
+        See the module's docstring; ``arrays`` are those of ``state``. ``rows`` has room for ``n`` more.
     frame_of : uint32[n + 1]
         Receives the well-known frames.
     row_of : uint32[n]
@@ -135,7 +136,7 @@ def count_rows(
         Number of well-known frames; ``-1``, with nothing counted, if a domain index lies outside the table
         that this state was made for.
     """
-    rows, heap = state.rows, state.heap
+    rows, _, _, heap = arrays
     names = np.uint64(index_row.shape[0])
     found = _0
     beyond = _0
@@ -218,7 +219,13 @@ def list_clients(
 
 @kernel
 def add_clients(
-    client: U32Array, client_hash: U64Array, start: I64, n: I64, state: State, threshold: I64, reserve: I64
+    client: U32Array,
+    client_hash: U64Array,
+    start: I64,
+    n: I64,
+    arrays: StateArrays,
+    threshold: I64,
+    reserve: I64,
 ) -> I64:
     """Add the clients ``start <= i < n`` that :func:`list_clients` listed to their sketches.
 
@@ -227,8 +234,8 @@ def add_clients(
     client : uint32[:]
     client_hash : uint64[:]
     start, n : int
-    state
-        See the module's docstring.
+    arrays
+        Those of ``state``, see the module's docstring.
     threshold : int
         Most hashes that a sketch holds as a set.
     reserve : int
@@ -239,6 +246,7 @@ def add_clients(
     int64
         Where it stopped: ``n``, or less if ``cells`` must grow first.
     """
+    state = State(*arrays)
     rows, cells, registers, heap = state
     room = np.uint64(cells.shape[0])
     multiplier = heap[MULTIPLIER]

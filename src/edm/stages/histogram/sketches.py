@@ -11,7 +11,7 @@ first cell. Zero marks an empty place: the hash 0 is never counted.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -71,6 +71,9 @@ class State(NamedTuple):
     registers: U8Array
     heap: U64Array
 
+
+StateArrays: TypeAlias = tuple[U32Array, U64Array, U8Array, U64Array]
+"""What a :class:`State` is made of; Python hands it over so, see :mod:`edm.kernel.jit`."""
 
 _TRAILING_ZEROS = np.array([8] + [(b & -b).bit_length() - 1 for b in range(1, 256)], np.uint8)
 

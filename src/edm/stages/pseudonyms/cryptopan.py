@@ -150,7 +150,7 @@ class PseudonymCache:
             key=new_hash_key(),
             state=self._state,
         )
-        self._set_limits()
+        self._tables_changed()
         self._make_lists(0)
 
     def _make_lists(self, rows: int) -> None:
@@ -160,6 +160,7 @@ class PseudonymCache:
             waiting=np.empty((2, 2 * rows), np.uint32),
             keys=np.zeros((3, lk.WINDOW), np.uint64),
         )
+        self._plain_lists: k.ListsArrays = (*self._lists,)
         self._rows: U32Array = np.empty((lk.N_LISTS, rows + 1), np.uint32)
 
     def __len__(self) -> int:
@@ -191,7 +192,7 @@ class PseudonymCache:
         if state[t.FRESH]:
             self._encrypt(0, int(state[t.FRESH_IPV4]), k.IPV4_BLOCKS)
             self._encrypt(1, int(state[t.FRESH_IPV6]), k.IPV6_BLOCKS)
-            k.settle(u32, u64, self._tables, self._lists)
+            k.settle(u32, u64, self._plain_tables, self._plain_lists)
         counts = Counts(int(state[t.HITS]), int(state[t.EVICTIONS]), int(state[t.ODD_LENGTHS]))
         if self.pseudonymiser.entries == 0:
             # Within the batch the tables still spare the encryption of repeated addresses.
@@ -206,12 +207,12 @@ class PseudonymCache:
         rows = self._rows[number]
         done = 0
         while True:
-            tables = self._tables
-            table = tables.large if is_ipv6 else tables.small
-            done = lk.look_up(buf, u32, u64, rows, done, size, side, table, tables, self._lists)
+            cache = self._plain_tables
+            own = cache[1] if is_ipv6 else cache[0]
+            done = lk.look_up(buf, u32, u64, rows, done, size, side, own, cache, self._plain_lists)
             if done == size:
                 break
-            self._grow(table)
+            self._grow(self._tables.large if is_ipv6 else self._tables.small)
 
     def _encrypt(self, version: int, count: int, blocks: int) -> None:
         fresh, order = self._lists.fresh, self._lists.orders[version]
@@ -223,7 +224,9 @@ class PseudonymCache:
             self._encryptor.update_into(self._plain[: 2 * used].view(np.uint8).data, self._cipher.data)
             k.fold(self._cipher, order, start, stop, blocks, fresh)
 
-    def _set_limits(self) -> None:
+    def _tables_changed(self) -> None:
+        small, large, key, state = self._tables
+        self._plain_tables: t.TablesArrays = (*small,), (*large,), key, state
         # Three quarters full: beyond that probe sequences of linear probing get long quickly.
         for number, table in enumerate((self._tables.small, self._tables.large)):
             slots, last = len(table.marks), self.last_slots[number]
@@ -240,7 +243,7 @@ class PseudonymCache:
             self._tables = self._tables._replace(small=wide)
         else:
             self._tables = self._tables._replace(large=wide)
-        self._set_limits()
+        self._tables_changed()
 
 
 def _last_slots(cache_bytes: int) -> tuple[int, int]:

@@ -21,9 +21,10 @@ from edm.stages.pseudonyms.tables import (
     WAITING,
     HashKey,
     Table,
-    Tables,
+    TablesArrays,
     find,
     holds,
+    named_tables,
     pseudonym_at,
     put_pseudonym,
 )
@@ -67,6 +68,9 @@ class Lists(NamedTuple):
     waiting: Waiting
     keys: U64Array
 
+
+ListsArrays: TypeAlias = tuple[Fresh, U32Array, Waiting, U64Array]
+"""What :class:`Lists` are made of; Python hands them over so, see :mod:`edm.kernel.jit`."""
 
 IPV4_BLOCKS = 32
 IPV6_BLOCKS = 128
@@ -202,7 +206,7 @@ def _store(k: U64, fresh: Fresh, table: Table, key: HashKey) -> None:
 
 
 @kernel
-def settle(u32: U32Columns, u64: U64Columns, tables: Tables, lists: Lists) -> None:
+def settle(u32: U32Columns, u64: U64Columns, cache: TablesArrays, out: ListsArrays) -> None:
     """Store the new pseudonyms in the cache and in the columns of the rows that wait for them.
 
     A fresh address may have been evicted again, or have got a second number after that; then its slot is left alone.
@@ -211,11 +215,12 @@ def settle(u32: U32Columns, u64: U64Columns, tables: Tables, lists: Lists) -> No
     ----------
     u32, u64
         The columns of the batch, see :mod:`edm.kernel.columns`.
-    tables : Tables
+    cache : TablesArrays
         The cache.
-    lists : Lists
-        What :func:`edm.stages.pseudonyms.lookup.look_up` and :func:`fold` have left.
+    out : ListsArrays
+        The lists that :func:`edm.stages.pseudonyms.lookup.look_up` and :func:`fold` have filled.
     """
+    tables, lists = named_tables(cache), Lists(*out)
     fresh, waiting = lists.fresh, lists.waiting
     for k in range(np.uint64(tables.state[FRESH])):
         if fresh[KEY_LENGTH, k] == 4:
@@ -239,6 +244,7 @@ __all__ = [
     "SLOT",
     "Fresh",
     "Lists",
+    "ListsArrays",
     "Order",
     "Waiting",
     "fold",

@@ -22,6 +22,7 @@ from edm.stages.pseudonyms.kernels import (
     KEY_LOW,
     SLOT,
     Lists,
+    ListsArrays,
     Waiting,
     put_address,
 )
@@ -43,11 +44,14 @@ from edm.stages.pseudonyms.tables import (
     SlotMarks,
     Slots,
     Table,
+    TableArrays,
     Tables,
+    TablesArrays,
     find,
     holds,
     home,
     make_room,
+    named_tables,
     number_of,
     pseudonym_at,
     put_number,
@@ -224,14 +228,14 @@ def look_up(
     start: I64,
     stop: I64,
     side: I64,
-    table: Table,
-    tables: Tables,
-    lists: Lists,
+    own: TableArrays,
+    cache: TablesArrays,
+    out: ListsArrays,
 ) -> I64:
     """Look up the addresses of the listed rows; return the place in the list where it stopped.
 
     Stops early when the table has no room within its limit: grow it and go on from there. Rows whose address is
-    known get their columns at once, the others enter ``lists.waiting``.
+    known get their columns at once, the others enter the list of those that wait.
 
     Parameters
     ----------
@@ -243,13 +247,14 @@ def look_up(
         The part of it to work off.
     side : int
         0 source, 1 destination.
-    table : Table
-        The one of ``tables`` to look in; the kernel is compiled once for each.
-    tables : Tables
+    own : TableArrays
+        The table of the cache to look in; the kernel is compiled once for each.
+    cache : TablesArrays
         The cache.
-    lists : Lists
-        Out: the addresses that were not in the cache, and the rows that wait for them.
+    out : ListsArrays
+        Receives the addresses that were not in the cache, and the rows that wait for them.
     """
+    table, tables, lists = Table(*own), named_tables(cache), Lists(*out)
     slots, marks = table
     state, keys = tables.state, lists.keys
     number = number_of(slots)

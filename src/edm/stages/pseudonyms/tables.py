@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from edm.kernel.columns import I64, U64, Flag, I64Array, U8Array, U64Array
-from edm.kernel.jit import inlined, kernel
+from edm.kernel.jit import force_inlined, inlined, kernel
 
 Slots: TypeAlias = U64Array
 """``uint64[slots]`` of the small, ``uint64[slots, 4]`` of the large table."""
@@ -88,6 +88,19 @@ class Tables(NamedTuple):
     large: Table
     key: HashKey
     state: CacheState
+
+
+TableArrays: TypeAlias = tuple[Slots, SlotMarks]
+"""What a :class:`Table` is made of."""
+TablesArrays: TypeAlias = tuple[TableArrays, TableArrays, HashKey, CacheState]
+"""What :class:`Tables` are made of; Python hands them over so, see :mod:`edm.kernel.jit`."""
+
+
+@force_inlined
+def named_tables(arrays: TablesArrays) -> Tables:
+    """Return the tables that are made of ``arrays``."""
+    small, large, key, state = arrays
+    return Tables(Table(*small), Table(*large), key, state)
 
 
 @inlined
@@ -283,12 +296,15 @@ __all__ = [
     "SlotMarks",
     "Slots",
     "Table",
+    "TableArrays",
     "Tables",
+    "TablesArrays",
     "evict",
     "find",
     "holds",
     "home",
     "make_room",
+    "named_tables",
     "number_of",
     "pseudonym_at",
     "put_number",

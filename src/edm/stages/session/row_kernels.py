@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -111,6 +111,12 @@ class Rows(NamedTuple):
     used: I64Array
     offsets: I32Array
     starts: U64Array
+
+
+RowsArrays: TypeAlias = tuple[
+    U32Array, U64Array, U32Array, U32Array, Bytes, Bytes, Bytes, Bytes, I64Array, I64Array, I32Array, U64Array
+]
+"""What :class:`Rows` are made of; Python hands them over so, see :mod:`edm.kernel.jit`."""
 
 
 @force_inlined
@@ -360,7 +366,14 @@ def _append_computed(
 
 @kernel
 def append_rows(
-    buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, start: I64, n: I64, out: Rows, state: I64Array
+    buf: Bytes,
+    u32: U32Columns,
+    u64: U64Columns,
+    fate: Fates,
+    start: I64,
+    n: I64,
+    arrays: RowsArrays,
+    state: I64Array,
 ) -> I64:
     """Append the rows ``start <= i < n`` whose fate is SESSION; return the row where it stopped.
 
@@ -369,9 +382,10 @@ def append_rows(
     Parameters
     ----------
     buf, u32, u64, fate : see edm.kernel.columns
-    out : see :class:`Rows`
+    arrays : see :class:`Rows`
     state : int64[N_STATE]
     """
+    out = Rows(*arrays)
     first = state[ROWS]
     left = _list_rows(u32, fate, start, n)
     stopped = _append_computed(buf, u32, u64, left, n, out, state)

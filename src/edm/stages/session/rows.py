@@ -110,7 +110,7 @@ class SessionRows:
         before = state.copy()
         row = 0
         while True:
-            row = k.append_rows(buf, u32, u64, fate, row, n, self._rows, state)
+            row = k.append_rows(buf, u32, u64, fate, row, n, (*self._rows,), state)
             if row == n:
                 break
             if state[k.SHORT_COLUMN] < 0:

@@ -67,6 +67,10 @@ class PlainTable(NamedTuple):
     layout: Layout
 
 
+PlainArrays: TypeAlias = tuple[Arena, Offsets, Slots, Filters, Labels, Layout]
+"""What a :class:`PlainTable` is made of; Python hands it over so, see :mod:`edm.kernel.jit`."""
+
+
 class PackedTable(NamedTuple):
     """The arrays of a packed table, see :mod:`edm.stages.domains.table.packed`.
 
@@ -92,6 +96,10 @@ class PackedTable(NamedTuple):
     labels: Labels
     parents: Labels
     layout: Layout
+
+
+PackedArrays: TypeAlias = tuple[Arena, Directory, Book, Labels, Labels, Layout]
+"""What a :class:`PackedTable` is made of, likewise."""
 
 
 class OddWords(NamedTuple):

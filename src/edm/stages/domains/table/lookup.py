@@ -37,7 +37,16 @@ from edm.kernel.columns import (
 )
 from edm.kernel.jit import force_inlined, kernel
 from edm.stages.domains.dawg.bits import U0, U1
-from edm.stages.domains.table.arrays import Filters, HashKey, Labels, Layout, PackedTable, PlainTable, Slots
+from edm.stages.domains.table.arrays import (
+    Filters,
+    HashKey,
+    Labels,
+    Layout,
+    PackedTable,
+    PlainArrays,
+    PlainTable,
+    Slots,
+)
 from edm.stages.domains.table.hashing import SUFFIX, hash_wire, same_name
 from edm.stages.domains.table.kernels import (
     EMPTY,
@@ -201,7 +210,7 @@ def _settle(
 
 @kernel
 def lookup_domains(
-    buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, n: I64, table: PlainTable
+    buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, n: I64, arrays: PlainArrays
 ) -> None:
     """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows.
 
@@ -211,11 +220,13 @@ def lookup_domains(
     ----------
     buf, u32, u64, fate, n
         The block and the columns of a batch, see :mod:`edm.kernel.columns`.
-    table : PlainTable
+    arrays : PlainArrays
+        The table.
     """
     # Exact entries first, then suffix entries of 8 labels, of 7, and so on: each time a few passes over the rows
     # that are left. Within a pass the memory accesses of a row do not depend on another row's or on a branch that is
     # hard to predict, so that many cache misses are under way at once.
+    table = PlainTable(*arrays)
     slots, filters, layout = table.slots, table.filters, table.layout
     left = list_pending(u32, fate, n)
     deepest = min(layout[L_SUFFIX_LABELS], _DEPTH)
@@ -283,13 +294,14 @@ def look_deep(
 
 
 @kernel
-def lookup_deep(buf: Bytes, u32: U32Columns, fate: Fates, n: I64, key: HashKey, table: PlainTable) -> None:
+def lookup_deep(buf: Bytes, u32: U32Columns, fate: Fates, n: I64, key: HashKey, arrays: PlainArrays) -> None:
     """Look for parent domains of more than ``SUFFIX_DEPTH`` labels, whose hash is in no column.
 
     It comes behind :func:`lookup_domains`; what it finds takes the place of a shorter suffix entry. Few lists need
     it, so it is no part of that kernel, which must always be compiled. The parameters are those of
-    :func:`lookup_domains`, and ``key`` is the uint64[KEY_WORDS] that the table was built with.
+    :func:`lookup_domains`, ``arrays`` too, and ``key`` is the uint64[KEY_WORDS] that the table was built with.
     """
+    table = PlainTable(*arrays)
     look_deep(buf, u32, fate, n, key, table, table.layout[L_SUFFIX_LABELS], _search)
 
 

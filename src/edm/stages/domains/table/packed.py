@@ -30,7 +30,7 @@ from edm.errors import ListFileError
 from edm.kernel.columns import SUFFIX_DEPTH, Columns, I64Array, U8Array, U32Array, U64Array
 from edm.stages.domains.dawg.dawg import Dawg
 from edm.stages.domains.table import packed_kernels as pk
-from edm.stages.domains.table.arrays import EncodedWords, PackedTable
+from edm.stages.domains.table.arrays import EncodedWords, PackedArrays, PackedTable
 from edm.stages.domains.table.kernels import MAX_ARENA_BYTES
 from edm.stages.domains.table.packed_lookup import lookup_packed, lookup_packed_deep
 from edm.stages.domains.table.symbols import Symbols, choose_symbols, make_symbols
@@ -112,6 +112,7 @@ class PackedWords:
         "_layout",
         "_odd_ends",
         "_odd_text",
+        "_plain",
         "_symbols",
         "_table",
         "entries",
@@ -141,6 +142,7 @@ class PackedWords:
             parents=_next_smaller(self._labels),
             layout=self._layout,
         )
+        self._plain: PackedArrays = (*self._table,)
         # So that no kernel is compiled while frames wait.
         columns = Columns(1)
         self.lookup(self._arena, columns.u32, columns.u64, columns.fate, 0)
@@ -186,9 +188,9 @@ class PackedWords:
 
     def lookup(self, buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: int) -> None:
         """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows of a batch."""
-        lookup_packed(buf, u32, u64, fate, n, self._table)
+        lookup_packed(buf, u32, u64, fate, n, self._plain)
         if self._layout[pk.L_SUFFIX_LABELS] > SUFFIX_DEPTH:
-            lookup_packed_deep(buf, u32, fate, n, self._key, self._table)
+            lookup_packed_deep(buf, u32, fate, n, self._key, self._plain)
 
     def put_texts(self, indexes: I64Array, begin: int, out: U8Array, ends: I64Array) -> int:
         """Write the words with these indexes; see :func:`edm.stages.domains.table.packed_kernels.put_packed_texts`."""

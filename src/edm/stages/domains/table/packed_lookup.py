@@ -30,7 +30,7 @@ from edm.kernel.columns import (
 )
 from edm.kernel.jit import force_inlined, kernel, le64, prefetch
 from edm.stages.domains.dawg.bits import U0, U1, U3, U7, U8
-from edm.stages.domains.table.arrays import Directory, HashKey, Layout, PackedTable
+from edm.stages.domains.table.arrays import Directory, HashKey, Layout, PackedArrays, PackedTable
 from edm.stages.domains.table.lookup import EXACT_MATCH, NO_MATCH, SUFFIX_MATCH, look_deep
 from edm.stages.domains.table.name_hashing import list_pending
 from edm.stages.domains.table.packed_kernels import (
@@ -278,7 +278,7 @@ def _settle_rest(
 
 @kernel
 def lookup_packed(
-    buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, n: I64, table: PackedTable
+    buf: Bytes, u32: U32Columns, u64: U64Columns, fate: Fates, n: I64, arrays: PackedArrays
 ) -> None:
     """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows.
 
@@ -290,8 +290,10 @@ def lookup_packed(
     ----------
     buf, u32, u64, fate, n
         The block and the columns of a batch, see :mod:`edm.kernel.columns`.
-    table : PackedTable
+    arrays : PackedArrays
+        The table.
     """
+    table = PackedTable(*arrays)
     directory, layout = table.directory, table.layout
     rows = list_pending(u32, fate, n)
     begin = U0
@@ -310,13 +312,14 @@ def lookup_packed(
 
 @kernel
 def lookup_packed_deep(
-    buf: Bytes, u32: U32Columns, fate: Fates, n: I64, key: HashKey, table: PackedTable
+    buf: Bytes, u32: U32Columns, fate: Fates, n: I64, key: HashKey, arrays: PackedArrays
 ) -> None:
     """Look for parent domains of more than ``SUFFIX_DEPTH`` labels, whose hash is in no column.
 
     It comes behind :func:`lookup_packed`, as :func:`~edm.stages.domains.table.lookup.lookup_deep` behind
-    ``lookup_domains``; ``key`` is the uint64[KEY_WORDS] of the hash.
+    ``lookup_domains``; ``key`` is the uint64[KEY_WORDS] of the hash, ``arrays`` are those of the table.
     """
+    table = PackedTable(*arrays)
     look_deep(buf, u32, fate, n, key, table, table.layout[L_SUFFIX_LABELS], _search)
 
 

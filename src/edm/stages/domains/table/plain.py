@@ -24,7 +24,7 @@ from edm.kernel.columns import SUFFIX_DEPTH, Columns, I64Array, U8Array, U32Arra
 from edm.stages.domains.dawg.dawg import Dawg, bit_length
 from edm.stages.domains.table import kernels as tk
 from edm.stages.domains.table import lookup as lk
-from edm.stages.domains.table.arrays import OddWords, PlainTable
+from edm.stages.domains.table.arrays import OddWords, PlainArrays, PlainTable
 from edm.stages.domains.table.kernels import MAX_ARENA_BYTES
 
 _MAX_FILTER_WIDTH = 18
@@ -58,6 +58,7 @@ class PlainWords:
         "_odd_index",
         "_odd_text",
         "_offsets",
+        "_plain",
         "_slots",
         "_table",
         "_words",
@@ -115,6 +116,7 @@ class PlainWords:
         self.entries = int(meta[tk.F_ENTRIES])
         self._make_filters()
         self._table = self._arrays()
+        self._plain: PlainArrays = (*self._table,)
         tk.index_words(self._words, self._key, self._table)
         self._is_deep = bool(self._layout[tk.L_SUFFIX_LABELS] > SUFFIX_DEPTH)
         if self._is_deep:
@@ -167,12 +169,12 @@ class PlainWords:
 
     def lookup(self, buf: U8Array, u32: U32Array, u64: U64Array, fate: U8Array, n: int) -> None:
         """Write ``DOMAIN_INDEX`` and ``DOMAIN_MATCH`` of the pending rows of a batch."""
-        lk.lookup_domains(buf, u32, u64, fate, n, self._table)
+        lk.lookup_domains(buf, u32, u64, fate, n, self._plain)
         if self._is_deep:
             self._lookup_deep(buf, u32, fate, n)
 
     def _lookup_deep(self, buf: U8Array, u32: U32Array, fate: U8Array, n: int) -> None:
-        lk.lookup_deep(buf, u32, fate, n, self._key, self._table)
+        lk.lookup_deep(buf, u32, fate, n, self._key, self._plain)
 
     def put_texts(self, indexes: I64Array, begin: int, out: U8Array, ends: I64Array) -> int:
         """Write the words with these indexes; see :func:`edm.stages.domains.table.kernels.put_texts`."""
