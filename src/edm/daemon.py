@@ -89,7 +89,7 @@ class Daemon:
         refuse_shared_folders(self.config)
         for warning in (*self.config.warnings, *exposures(self.config)):
             self.log.warning(warning)
-        self.engine = Engine(self.config, self.metrics, events=not self.config.disable_mqtt)
+        self.engine = Engine(self.config, self.metrics, events=False)  # until a sink takes them
         self.sinks = self._make_sinks(self.config, self.engine)
         try:
             self._start_sinks()
