@@ -49,7 +49,7 @@ KEY_SECONDS = 0.1
 """What a new key takes of one core, in several threads: deriving it, and making the pseudonyms of the caches anew."""
 
 Work = Callable[[], object]
-_Key = tuple[str, str]
+_Key = tuple[object, ...]
 
 
 class Reloader:
