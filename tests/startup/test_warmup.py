@@ -85,8 +85,8 @@ def test_the_pseudonyms_of_the_configuration_are_those_that_are_tried(
         return Other(secret, 16)
 
     monkeypatch.setattr(sample, "make_pseudonyms", make)
-    sample.run_sample(Config(workers=7, cryptopan_key="real"))
-    assert [config.workers for config in asked] == [7]
+    sample.run_sample(Config(minimiser_workers=7, cryptopan_key="real"))
+    assert [config.minimiser_workers for config in asked] == [7]
     assert asked[0].cryptopan_key != "real"
     assert used
 

@@ -126,7 +126,10 @@ class _Compressed:
         while filled < len(view) and self._error is None:
             try:
                 count = self._piece(view[filled:])
-            except (_TruncatedError, *_DAMAGED) as error:
+            except _TruncatedError as error:
+                self._error = error
+                break
+            except _DAMAGED as error:
                 # What came before is delivered first, the error with the next call.
                 self._error = error
                 break
