@@ -20,7 +20,8 @@ QUESTIONS = (
     "a new command",
     "the RDATA rule of a new DNS type",
     "another compression of captures",
-    "another output beside MQTT and HTTPS",
+    "another compression of output files",
+    "another output; for events it replaces MQTT",
     "another pseudonymisation",
     "another input than Frame Streams",
 )

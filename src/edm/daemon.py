@@ -96,8 +96,7 @@ class Daemon:
         for warning in (*self.config.warnings, *exposures(self.config)):
             self.log.warning(warning)
         self.access = Access(self.config)
-        with_events = self.config.new_qname_file or not self.config.disable_mqtt
-        self.engine = Engine(self.config, self.metrics, events=with_events)
+        self.engine = Engine(self.config, self.metrics, events=False)  # until a sink takes them
         self.sinks = self._make_sinks(self.config, self.engine)
         try:
             self._start_sinks()

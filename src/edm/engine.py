@@ -69,7 +69,7 @@ class Engine:
     config : Config
         Valid for the purpose.
     events : bool
-        Whether new names become events.
+        Whether new names become events from the beginning; see also :meth:`send_events_to`.
 
     Attributes
     ----------
@@ -212,8 +212,14 @@ class Engine:
     # Lifecycle
 
     def send_events_to(self, sink: EventSink) -> None:
-        """Hand events to a sink that was started, and remember the names whose events it has kept."""
+        """Let new names become events for a sink that was started; remember the names whose events it has kept.
+
+        Called before :meth:`start`.
+        """
         self.event_taker = sink
+        with self._publishing:
+            # Still the first generation: no worker has entered it.
+            self.cell.publish(dataclasses.replace(self.cell.current, events=True))
         if recalled := self.seen.recall(sink.names):
             self.log.info("took names over from the queue of new names", names=recalled)
 

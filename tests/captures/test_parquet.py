@@ -16,6 +16,7 @@ import pytest
 
 from edm.captures import inspection, parquet
 from edm.captures.inspection import inspect
+from edm.cli.main import main
 from edm.errors import InputError
 from edm.stages.histogram.schema import SCHEMA as HISTOGRAM_SCHEMA
 from edm.stages.session.columns import SCHEMA as SESSION_SCHEMA
@@ -129,6 +130,50 @@ def test_known_columns_of_other_types_are_of_another_program(tmp_path: Path) -> 
                 continue
             pq.write_table(pa.table([pa.nulls(2, type_) for type_ in schema.types], names=schema.names), path)
             assert inspect(str(path))["kind"] == "parquet"
+
+
+@pytest.mark.parametrize(
+    ("kind", "module_schema", "schema"),
+    [("histogram", "HISTOGRAM_SCHEMA", HISTOGRAM_SCHEMA), ("session", "SESSION_SCHEMA", SESSION_SCHEMA)],
+)
+def test_files_from_before_a_new_column_are_still_known(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    module_schema: str,
+    schema: pa.Schema,
+) -> None:
+    """Those of an older version, and those of the Go daemon, which has no column of ours."""
+    later = schema.append(pa.field("first_new", pa.uint16())).append(pa.field("second_new", pa.string()))
+    monkeypatch.setattr(parquet, module_schema, later)
+    older = {
+        "go": (schema, ["first_new", "second_new"]),
+        "one": (later.remove(len(later) - 1), ["second_new"]),
+    }
+    for name, (columns, missing) in {**older, "now": (later, [])}.items():
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table([pa.nulls(2, kind_) for kind_ in columns.types], names=columns.names), path)
+        facts = inspect(str(path))
+        assert (facts["kind"], facts["rows"], facts["missing"]) == (kind, 2, missing)
+        assert main(["inspect", str(path)]) == 0
+        shown = [line for line in capsys.readouterr().out.splitlines() if "missing columns" in line]
+        assert len(shown) == bool(missing)
+        assert all(name in line for line in shown for name in missing)
+
+
+@pytest.mark.parametrize("name", ["histogram", "session"])
+def test_files_of_the_go_daemon_are_known(name: str) -> None:
+    facts = inspect(str(golden.CAPTURES / "unbound" / f"{name}.parquet"))
+    assert (facts["kind"], facts["missing"]) == (name, [])
+
+
+def test_the_first_columns_are_not_enough_without_those_that_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    for schema in (HISTOGRAM_SCHEMA, SESSION_SCHEMA):
+        few = pa.schema([schema.field(number) for number in range(3)])
+        pq.write_table(pa.table([pa.nulls(2, kind) for kind in few.types], names=few.names), path)
+        assert inspect(str(path))["kind"] == "parquet"
 
 
 def test_null_in_known_columns(tmp_path: Path) -> None:

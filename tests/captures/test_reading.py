@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import os
 import random
 import sys
@@ -13,6 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edm.captures import reading
 from edm.captures.reading import CaptureReader, read_capture
 from edm.errors import InputError
 from oracles import framestream
@@ -318,3 +320,50 @@ def test_files_are_closed(capture: Any) -> None:
         with pytest.raises(InputError):
             CaptureReader(capture(b"no capture"))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+class Xz(reading._Compressed):
+    """Another compression, as the architecture page tells to add one."""
+
+    def __init__(self, file: reading._File) -> None:
+        super().__init__(file)
+        self._decompressor = lzma.LZMADecompressor()
+
+    def _piece(self, view: memoryview) -> int:
+        while not self._decompressor.eof:
+            more = self._file.read(1 << 10) if self._decompressor.needs_input else b""
+            if out := self._decompressor.decompress(more, len(view)):
+                view[: len(out)] = out
+                return len(out)
+        return 0
+
+
+def test_another_compression_is_told_by_its_first_bytes_and_its_errors_are_one_line(
+    capture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = CaptureReader._open_source
+
+    def open_source(reader: CaptureReader) -> Any:
+        is_xz = reader._file.head.startswith(b"\xfd7zXZ\0")
+        return Xz(reader._file) if is_xz else known(reader)
+
+    monkeypatch.setattr(CaptureReader, "_open_source", open_source)
+    monkeypatch.setattr(reading, "_DAMAGED", (*reading._DAMAGED, lzma.LZMAError))
+    packed = lzma.compress(STREAM)
+    assert b"".join(read_capture(capture(packed))) == PHASE
+    assert b"".join(read_capture(capture(zst(STREAM)))) == PHASE
+    middle = len(packed) // 2
+    damaged = packed[:middle] + bytes(64) + packed[middle + 64 :]
+    with pytest.raises(InputError, match="compressed data is damaged before byte"):
+        list(read_capture(capture(damaged)))
+
+
+def test_a_pipe_that_holds_the_shortest_start_and_nothing_yet_is_opened() -> None:
+    out, into = os.pipe()
+    try:
+        os.write(into, control(2))
+        with CaptureReader(f"/dev/fd/{out}") as reader:
+            assert reader.position == len(control(2))
+    finally:
+        os.close(into)
+        os.close(out)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import re
 import signal
 import socket
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,17 +24,21 @@ from edm.errors import EdmError
 from edm.input.blocks import Intake
 from edm.input.peers import Sender
 from edm.input.reader import FrameReader
+from edm.input.source import Source
 from edm.kernel import columns as c
 from edm.kernel.columns import Bytes, Fates, U32Columns, U64Columns
 from edm.kernel.jit import JIT_DISABLED
 from edm.observe.metrics import Metrics
-from edm.output.sink import Sinks
+from edm.output.sink import EventSink, Sinks
+from edm.rotation.clock import MinuteClock
 from edm.stages.new_qname.events import EventBlock
-from edm.stages.pseudonyms.contract import Counts
+from edm.stages.pseudonyms.contract import Counts, Maker, Pseudonyms
 from edm.startup.listening import ConnectionLog
 from support import golden
 from support.daemon import START
 from support.processes import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="60,000 frames take minutes without JIT")
 
@@ -90,6 +98,7 @@ class FrameList:
         self._stream = b"".join(frames)  # each behind its length of four bytes
         self._reader = FrameReader(intake, max_frame)
         self._thread = threading.Thread(target=self._fill)
+        self.refreshed = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -100,6 +109,12 @@ class FrameList:
     def senders(self) -> tuple[list[Sender], list[Sender]]:
         sender = Sender("list", frames=self._reader.frames, bytes=self._reader.bytes)
         return [sender], [sender]
+
+    def reload(self, config: Config) -> bool:
+        return False
+
+    def refresh(self) -> None:
+        self.refreshed += 1
 
     def close(self, timeout: float) -> None:
         self._thread.join(timeout)
@@ -131,10 +146,61 @@ class Truncated:
 
 
 def configuration(folder: Path) -> Path:
-    """Write a configuration with events, whose MQTT settings are valid but meet another sink."""
-    files = dict.fromkeys(("signing_key_file", "client_key_file", "client_cert_file"), str(folder / "none"))
-    mqtt = {f"mqtt_{name}": value for name, value in {**files, "server": "127.0.0.1:1"}.items()}
-    return golden.golden_toml(folder, workers=2, disable_mqtt=False, **mqtt)
+    """Write a configuration without MQTT: another sink gets the events all the same."""
+    return golden.golden_toml(folder, workers=2, disable_mqtt=True)
+
+
+def members(protocol: type) -> set[str]:
+    """Return the names that a Protocol asks for, those of the protocols it extends included."""
+    named = {
+        name for base in protocol.__mro__ for name in (*vars(base), *vars(base).get("__annotations__", ()))
+    }
+    return {name for name in named if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("page", "protocol", "toy"),
+    [
+        ("sink", EventSink, EventsIntoFile),
+        ("source", Source, FrameList),
+        ("pseudonyms", Pseudonyms, Truncated),
+        ("pseudonyms", Maker, Truncated),
+    ],
+)
+def test_the_page_s_example_is_whole_and_is_the_one_that_runs(page: str, protocol: type, toy: type) -> None:
+    text = (ROOT / "docs" / "seams" / f"{page}.md").read_text()
+    code = textwrap.dedent(
+        re.search(r"\n((?:    .*\n|\n)*?    class (?:    .*\n|.*\n)(?:    .*\n|\n)*)", text)[1]
+    )  # type: ignore[index]
+    (shown,) = (node for node in ast.parse(code).body if isinstance(node, ast.ClassDef))
+    assert shown.name == toy.__name__
+    defined: dict[str, list[str] | None] = {}
+    for node in shown.body:
+        if isinstance(node, ast.FunctionDef):
+            defined[node.name] = [argument.arg for argument in node.args.args]
+        elif isinstance(node, ast.Assign):
+            defined |= dict.fromkeys(target.id for target in node.targets if isinstance(target, ast.Name))
+    for name in members(protocol):
+        assert name in defined, f"docs/seams/{page}.md lacks {name}"
+        assert hasattr(toy, name), name
+        asked = getattr(protocol, name, None)
+        if inspect.isfunction(asked):
+            wanted = [*inspect.signature(asked).parameters]
+            assert defined[name] == [*inspect.signature(getattr(toy, name)).parameters] == wanted, name
+
+
+class OneMinute(MinuteClock):
+    """A clock on which a minute ends whenever somebody says so."""
+
+    ended = threading.Event()
+
+    def wait(self) -> float:
+        return 0.02
+
+    def due(self) -> bool:
+        due = self.ended.is_set()
+        self.ended.clear()
+        return due
 
 
 @pytest.fixture
@@ -149,7 +215,11 @@ def as_before() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("as_before")
-def test_a_daemon_with_another_source_and_another_sink(tmp_path: Path) -> None:
+def test_a_daemon_with_another_source_and_another_sink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets the events although MQTT is off, and the source lives on when the minute is full."""
+    monkeypatch.setattr("edm.daemon.MinuteClock", OneMinute)
     frames = golden.frames("unbound")
     path = configuration(tmp_path)
 
@@ -162,8 +232,11 @@ def test_a_daemon_with_another_source_and_another_sink(tmp_path: Path) -> None:
         made.append(EventsIntoFile(tmp_path / "events.jsonl", engine.metrics))
         return Sinks(made[0])
 
+    opened: list[FrameList] = []
+
     def source(config: Config, intake: Intake, log: ConnectionLog) -> FrameList:
-        return FrameList(frames, intake, config.max_frame_size)
+        opened.append(FrameList(frames, intake, config.max_frame_size))
+        return opened[0]
 
     daemon = Daemon(read(), read, sinks=sinks, source=source)
 
@@ -173,6 +246,8 @@ def test_a_daemon_with_another_source_and_another_sink(tmp_path: Path) -> None:
             received = "edm_frames_received_total"
             wait_until(lambda: daemon.metrics.value(received) == len(frames), "all frames", patience=START)
             daemon.reloader.reload()
+            OneMinute.ended.set()
+            wait_until(lambda: opened[0].refreshed == 1, "the end of the minute", patience=START)
         finally:
             daemon.stop()
 

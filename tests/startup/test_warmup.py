@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from edm.config import Config
 from edm.kernel.cache import Store
 from edm.kernel.jit import JIT_DISABLED
 from edm.stages.domains.dawg.writer import write_dawg
+from edm.stages.pseudonyms.contract import Pseudonyms
+from edm.stages.pseudonyms.cryptopan import PseudonymCache, Pseudonymiser
 from edm.startup import sample, warmup
 from edm.startup.sample import KernelError, sample_frame
 from support.daemon import Daemon
@@ -64,6 +67,28 @@ def all_accounted_for(daemon: Daemon) -> None:
 
 def position(daemon: Daemon, message: str) -> int:
     return [entry.get("msg") for entry in daemon.log].index(message)
+
+
+def test_the_pseudonyms_of_the_configuration_are_those_that_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Config] = []
+    used: list[int] = []
+
+    class Other(Pseudonymiser):
+        def new_cache(self) -> PseudonymCache:
+            used.append(1)
+            return super().new_cache()
+
+    def make(config: Config, secret: bytes) -> Pseudonyms:
+        asked.append(config)
+        return Other(secret, 16)
+
+    monkeypatch.setattr(sample, "make_pseudonyms", make)
+    sample.run_sample(Config(minimiser_workers=7, cryptopan_key="real"))
+    assert [config.minimiser_workers for config in asked] == [7]
+    assert asked[0].cryptopan_key != "real"
+    assert used
 
 
 @pytest.mark.slow

@@ -58,6 +58,6 @@ DEFECTS = {
 if __name__ == "__main__":
     # The defect comes when all has been seen to work.
     warmup.warm_up()
-    warmup.warm_up = lambda: None
+    warmup.warm_up = lambda *_: None
     DEFECTS[sys.argv[1]]()
     sys.exit(main(sys.argv[2:]))

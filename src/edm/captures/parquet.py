@@ -114,7 +114,7 @@ def _data_bytes() -> int:
 def _facts(file: pq.ParquetFile, path: str, top: int) -> Facts:
     footer = file.metadata
     schema = file.schema_arrow
-    kind = _kind(schema)
+    kind, missing = _kind(schema)
     metadata = {
         _text(key): _text(value)
         for key, value in (footer.metadata or {}).items()
@@ -132,6 +132,8 @@ def _facts(file: pq.ParquetFile, path: str, top: int) -> Facts:
         "interval": _interval(metadata, Path(path).name),
         "metadata": metadata,
     }
+    if kind != "parquet":
+        facts["missing"] = missing
     if kind == "histogram":
         return facts | _histogram_facts(file, top)
     if kind == "session":
@@ -139,12 +141,22 @@ def _facts(file: pq.ParquetFile, path: str, top: int) -> Facts:
     return facts | {"columns": [name[:_TEXT] for name in schema.names[:_COLUMNS]]}
 
 
-def _kind(schema: pa.Schema) -> str:
-    """Tell whose file it is. Columns with the right names but other types than ours are another program's."""
-    for kind, ours in (("histogram", HISTOGRAM_SCHEMA), ("session", SESSION_SCHEMA)):
-        if schema.names == ours.names and schema.types == ours.types:
-            return kind
-    return "parquet"
+def _kind(schema: pa.Schema) -> tuple[str, list[str]]:
+    """Tell whose file it is, and which columns of today it does not have.
+
+    New columns go behind the others, so a file of an older version or of the Go daemon has the first of them. Columns
+    with the right names but other types than ours are another program's.
+    """
+    read = {
+        "histogram": (HISTOGRAM_SCHEMA, {*LABEL_COLUMNS, *COUNTER_COLUMNS, *_CLIENTS}),
+        "session": (SESSION_SCHEMA, {*LABEL_COLUMNS}),
+    }
+    for kind, (ours, needed) in read.items():
+        count = len(schema.names)
+        first = schema.names == ours.names[:count] and schema.types == ours.types[:count]
+        if first and needed <= set(schema.names):
+            return kind, ours.names[count:]
+    return "parquet", []
 
 
 def _text(value: bytes) -> str:

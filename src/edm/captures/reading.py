@@ -27,6 +27,10 @@ STDIN = "-"
 CHUNK = 1 << 20
 """Bytes per chunk of :func:`read_capture`."""
 
+_HEAD = 12
+"""Bytes by which a form is recognised: as long as the shortest START, so a pipe is not waited for in vain."""
+_DAMAGED: tuple[type[Exception], ...] = (zlib.error, zstandard.ZstdError)
+"""What the decompressors raise for damaged data."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_INPUT = 1 << 16
@@ -53,7 +57,7 @@ class _File:
                 raise self._error("cannot be opened", error) from error
         self.size = self._stat_size()
         self._head = b""
-        self._head = self._first_bytes(4)
+        self._head = self._first_bytes(_HEAD)
 
     def _error(self, what: str, error: OSError) -> InputError:
         shown = "standard input" if self.name == STDIN else self.name
@@ -122,7 +126,10 @@ class _Compressed:
         while filled < len(view) and self._error is None:
             try:
                 count = self._piece(view[filled:])
-            except (_TruncatedError, zlib.error, zstandard.ZstdError) as error:
+            except _TruncatedError as error:
+                self._error = error
+                break
+            except _DAMAGED as error:
                 # What came before is delivered first, the error with the next call.
                 self._error = error
                 break
@@ -309,7 +316,7 @@ class CaptureReader:
         if head.startswith(_GZIP_MAGIC):
             return _Gzip(self._file)
         # A Zstandard file may begin with a skippable frame (RFC 8878, 3.1.2).
-        if head == _ZSTD_MAGIC or (head[1:] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
+        if head.startswith(_ZSTD_MAGIC) or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
             return _Zstd(self._file)
         return self._file
 
@@ -323,7 +330,7 @@ class CaptureReader:
             raise InputError(
                 f"{self.name}: compressed data is cut off at byte {self.compressed_position}"
             ) from None
-        except (zlib.error, zstandard.ZstdError) as error:
+        except _DAMAGED as error:
             raise InputError(
                 f"{self.name}: compressed data is damaged before byte {self.compressed_position}: {error}"
             ) from None

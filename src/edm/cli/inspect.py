@@ -149,6 +149,10 @@ def _parquet_text(facts: dict[str, Any]) -> Iterator[str]:
     if facts["kind"] == "parquet":
         yield _line("columns", ", ".join(facts["columns"]))
         return
+    if facts["missing"]:
+        yield _line(
+            "missing columns", f"{', '.join(facts['missing'])} (written by an older version or the Go daemon)"
+        )
     yield from _metadata_text(facts["metadata"])
     if facts["kind"] == "histogram":
         yield _line("responses", f"{facts['responses']:,}")

@@ -34,7 +34,7 @@ def run(args: Arguments) -> int:
     from edm.captures.minimiser import minimise
     from edm.startup.warmup import warm_up
 
-    warm_up()
+    warm_up(config)
     quiet = bool(args.options["quiet"])
     with _progress(not quiet and sys.stderr.isatty()) as progress:
         summary = minimise(config, args.positional, progress)

@@ -44,5 +44,5 @@ def _run(config: Config, read_config: Callable[[], Config], reload_wanted: threa
     from edm.daemon import run_daemon
     from edm.startup.warmup import warm_up
 
-    warm_up()
+    warm_up(config)
     return run_daemon(config, read_config, reload_wanted)

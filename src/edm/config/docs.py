@@ -9,6 +9,9 @@ from pathlib import Path
 from edm.config.key import ENVIRONMENT_PREFIX, Key
 from edm.config.schema import KEYS
 from edm.config.text import toml_value
+from edm.config.validate import INPUTS
+
+_INPUTS = ", ".join(f"`{name}`" for name in INPUTS)
 
 _HEAD = f"""\
 # Configuration
@@ -41,7 +44,7 @@ by reloadable keys are read again on SIGHUP even if the key did not change.
 ## What must be set
 
 - `cryptopan-key`, `cryptopan-key-salt`, `well-known-domains-file` and `data-dir` must not be empty.
-- Exactly one of `input-unix`, `input-tcp`, `input-tls`; with `input-tls` also its certificate and key file.
+- Exactly one of {_INPUTS}; with `input-tls` also its certificate and key file.
 - Unless `disable-mqtt`: the three `mqtt-*` key and certificate files, `mqtt-server`, and `mqtt-keepalive`
   above 0.
 - Unless `disable-histogram-sender`: the three `http-*` key and certificate files, and `http-url`.

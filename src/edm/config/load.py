@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from edm.config.key import ENVIRONMENT_PREFIX, Key, Value
 from edm.config.schema import FLAG_KEYS, KEYS, Settings
 from edm.config.toml import read_entries
-from edm.config.validate import Purpose, violations, warnings
+from edm.config.validate import INPUTS, Purpose, violations, warnings
 from edm.config.values import plain, shorten
 from edm.errors import ConfigError, mask_passwords
 
@@ -182,8 +182,8 @@ def load(
 
 def _related(name: str) -> set[str]:
     """Return the keys whose values a rule reported for ``name`` may depend on."""
-    if name in ("input-unix", "input-tcp", "input-tls"):
-        return {"input-unix", "input-tcp", "input-tls"}
+    if name in INPUTS:
+        return set(INPUTS)
     if name.startswith("mqtt-"):
         return {"disable-mqtt"}
     if name.startswith("http-"):

@@ -7,6 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+COMPRESSION = "snappy"
+"""Compression of both output files, as the Go daemon has it; Core must be able to read it."""
 FILE_MODE = 0o640
 """Mode of new files. The umask may remove permissions; other users never get any."""
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edm.errors import OutputError
-from edm.files.publish import FILE_MODE, name_parquet_root, publish
+from edm.files.publish import COMPRESSION, FILE_MODE, name_parquet_root, publish
 from edm.stages.histogram.schema import COLUMNS, SCHEMA
 
 ROOT_NAME = b"histogramData"
@@ -95,7 +95,7 @@ def _write(temporary: Path, batches: Iterable[pa.RecordBatch], metadata: Mapping
             sink,
             SCHEMA,
             version="2.6",
-            compression="snappy",
+            compression=COMPRESSION,
             use_dictionary=False,
             column_encoding=_ENCODING,
             data_page_version="2.0",

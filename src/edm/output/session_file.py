@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edm.errors import OutputError
-from edm.files.publish import FILE_MODE, name_parquet_root, publish
+from edm.files.publish import COMPRESSION, FILE_MODE, name_parquet_root, publish
 from edm.stages.session.columns import COLUMNS
 
 ROOT_NAME = b"sessionData"
@@ -26,7 +26,6 @@ ROOT_NAME = b"sessionData"
 ROW_GROUP_ROWS = 1 << 17
 ROW_GROUP_BYTES = 64 << 20
 WRITE_BACK_BYTES = 8 << 20
-COMPRESSION = "snappy"
 
 DICTIONARY_COLUMNS = tuple(column.name for column in COLUMNS if column.few_values)
 """Columns of few distinct values. For the others a dictionary costs more time than it saves bytes."""

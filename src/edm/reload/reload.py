@@ -53,7 +53,7 @@ KEPT = 20
 """Reloads that are remembered."""
 
 Work = Callable[[], object]
-_Key = tuple[str, str]
+_Key = tuple[object, ...]
 
 
 class Reloader:

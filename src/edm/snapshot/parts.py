@@ -34,14 +34,20 @@ def load_parts(config: Config) -> Parts:
 def load_pseudonyms(config: Config) -> Pseudonyms:
     """Make the pseudonyms: derive the Crypto-PAn key (Argon2id: some 100 ms and 64 MiB).
 
-    Another pseudonymisation is chosen here, see docs/seams/pseudonyms.md.
-
     Raises
     ------
     ConfigError
         The salt is too short.
     """
-    secret = derive_key(config.cryptopan_key, config.cryptopan_key_salt)
+    return make_pseudonyms(config, derive_key(config.cryptopan_key, config.cryptopan_key_salt))
+
+
+def make_pseudonyms(config: Config, secret: bytes) -> Pseudonyms:
+    """Make the pseudonyms that a configuration asks for, with a derived key of 32 bytes.
+
+    Another pseudonymisation is chosen here, see docs/seams/pseudonyms.md. Start-up tries it on made-up frames with a
+    made-up key.
+    """
     return Pseudonymiser(secret, config.cryptopan_address_entries, config.cryptopan_cache_bytes)
 
 
@@ -97,7 +103,7 @@ def make_table(dawg: Dawg | None) -> DomainTable | None:
     return DomainTable.build(dawg) if dawg is not None else None
 
 
-def pseudonyms_key(config: Config) -> tuple[str, str]:
+def pseudonyms_key(config: Config) -> tuple[object, ...]:
     """Return what of a configuration the pseudonyms are made from: they are made anew only if it changes."""
     return config.cryptopan_key, config.cryptopan_key_salt
 
@@ -107,6 +113,7 @@ __all__ = [
     "load_clients",
     "load_parts",
     "load_pseudonyms",
+    "make_pseudonyms",
     "make_table",
     "open_ignored_names",
     "open_well_known",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from edm.config import Config
 from edm.kernel.columns import Columns, U8Array
+from edm.snapshot.parts import make_pseudonyms
 from edm.stages.dns.name import new_memo
 from edm.stages.dns.walk import walk_messages
 from edm.stages.dnstap.decode import decode_others
 from edm.stages.histogram.accumulators import Accumulators
 from edm.stages.new_qname.events import build_events
-from edm.stages.pseudonyms.cryptopan import Pseudonymiser
 from edm.stages.session.rows import SessionRows
 from edm.startup.sample import use_rare_kernels
 
@@ -24,7 +25,7 @@ def compile_late_kernels() -> None:
     columns = Columns(1)
     buf: U8Array = np.zeros(1024, np.uint8)
     batch = (buf, columns.u32, columns.u64, columns.fate, 0)
-    Pseudonymiser(bytes(32), 1).new_cache().pseudonymise(*batch)
+    make_pseudonyms(Config(), bytes(32)).new_cache().pseudonymise(*batch)
     walk_messages(buf, 512, columns.u32, columns.fate, 0, new_memo())
     decode_others(*batch)
     parts = [Accumulators(1, 20), Accumulators(1, 20)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from edm.observe.metrics import Metrics
 from edm.pipeline import Pipeline
 from edm.rotation.interval import Interval
 from edm.snapshot import Snapshot
+from edm.snapshot.parts import make_pseudonyms
 from edm.stages.clients import ClientPrefixes
 from edm.stages.domains.dawg.dawg import Dawg
 from edm.stages.domains.table.table import DomainTable
@@ -28,7 +30,6 @@ from edm.stages.new_qname.seen.store import Candidates, find_candidates
 from edm.stages.new_qname.seen.table import MIN_SLOTS, Table, Tables
 from edm.stages.new_qname.seen.unsaved import Unsaved
 from edm.stages.pseudonyms import tables as pseudonyms
-from edm.stages.pseudonyms.cryptopan import Pseudonymiser
 
 
 class KernelError(EdmError):
@@ -153,8 +154,12 @@ class _Outputs:
         """Forget a frame."""
 
 
-def run_sample() -> None:
+def run_sample(config: Config | None = None) -> None:
     """Run every kernel that the daemon has over the made-up frames, and check what comes out.
+
+    Parameters
+    ----------
+    config : says which pseudonyms are made, with a made-up key; the default configuration if not given
 
     Raises
     ------
@@ -163,10 +168,11 @@ def run_sample() -> None:
     """
     table = DomainTable.build(Dawg.from_bytes(_WELL_KNOWN))
     interval = Interval.begin(workers=2, domains=len(table), explicit_threshold=20, session_rows=64)
+    made_up = dataclasses.replace(config or Config(), cryptopan_key="made up", cryptopan_address_entries=16)
     snapshot = Snapshot(
         generation=1,
-        config=Config(cryptopan_key="made up"),
-        pseudonyms=Pseudonymiser(bytes(32), 16),
+        config=made_up,
+        pseudonyms=make_pseudonyms(made_up, bytes(32)),
         clients=ClientPrefixes([10 << 32 | 8], [0x20010DB8FFFF << 88 | 48], 2),
         ignored_names=DomainTable.build(Dawg.from_bytes(_IGNORED)),
         well_known=table,

@@ -17,7 +17,10 @@ from edm.tapir.upload.upload import Uploader
 
 
 def make_sinks(config: Config, engine: Engine) -> Sinks:
-    """Make the sinks of a daemon; another output gets its line here (docs/seams/sink.md)."""
+    """Make the sinks of a daemon; another output gets its line here (docs/seams/sink.md).
+
+    New names become events if there is a sink of events, whichever it is.
+    """
     events: EventSink | None = None
     files = _make_new_name_files(config, engine) if config.new_qname_file else None
     if not config.disable_mqtt:

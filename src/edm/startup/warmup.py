@@ -8,16 +8,21 @@ import time
 
 import structlog
 
+from edm.config import Config
 from edm.config.cpus import usable_cpus
 from edm.kernel.cache import store
 from edm.kernel.jit import JIT_DISABLED
 from edm.startup.sample import KernelError, run_sample, sample_frame
 
 
-def warm_up() -> None:
+def warm_up(config: Config | None = None) -> None:
     """Load every kernel and let it work on made-up frames; compile what is not kept, and announce it.
 
     What cannot be loaded is compiled anew. What cannot be kept is compiled by each process, which is warned of.
+
+    Parameters
+    ----------
+    config : says which pseudonyms are made; the default configuration if not given
 
     Raises
     ------
@@ -36,7 +41,7 @@ def warm_up() -> None:
         log.info("compiling kernels, once for this version on this machine; this takes about 20 seconds")
         process = _start_precompiling() if kept.writable else None
     try:
-        run_sample()
+        run_sample(config)
     except Exception as error:
         kept.clear()  # whatever is wrong with it
         if isinstance(error, KernelError):

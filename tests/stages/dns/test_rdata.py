@@ -8,6 +8,7 @@ import dns.rrset
 import pytest
 
 from edm.kernel.jit import JIT_DISABLED
+from edm.stages.dns import rdata
 from oracles import dns_generator as made
 from oracles import dns_message
 from oracles.dns_generator import QUESTION, header, record
@@ -39,6 +40,18 @@ def test_all_type_numbers_with_short_rdata(agree):
     )
     for data in (b"\0", b"\xff", b"\0\0", b"\0\1\2\3", b"\5\4\3\2\1\0", bytes(16)):
         agree([with_rdata(number, data) for number in numbers])
+
+
+def test_one_more_type_is_one_more_line_whatever_its_number_and_length():
+    for number in (300, 4095, 4096, 40000, 65535):
+        table, far = rdata._grammar({**rdata._FIELDS, number: "1!1" * 11 + "r"})
+        near = len(table) - len(far)
+        row = number if number < near else near + far.tolist().index(number)
+        assert table[row].tolist() == [1, 1 | rdata.REQUIRED] * 11 + [rdata.REST, rdata.END]
+        assert len(table) < 4096 + 4
+        same = [*range(262)]
+        assert (table[same, : rdata.GRAMMAR.shape[1]] == rdata.GRAMMAR[same]).all()
+        assert (table[near + far.tolist().index(32768)] == table[43]).all()
 
 
 N = b"\1n\0"

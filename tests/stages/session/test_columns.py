@@ -44,6 +44,22 @@ def test_names_are_those_of_the_schema() -> None:
     assert all(SCHEMA.field(column.name).type == column.type for column in COLUMNS)
 
 
+def test_one_more_column_of_bytes_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(k, "N_TEXTS", k.N_TEXTS + 1)
+    rows = rows_module.SessionRows(8)
+    sizes = rows_module._first_guess()
+    assert len(sizes) == k.N_TEXTS
+    assert len(rows._rows.base) == k.N_TEXTS + 1
+    assert (rows._rows.base[1:] > rows._rows.base[:-1]).all()
+    assert rows._rows.base[-1] == len(rows._rows.texts)
+
+
+def test_bits_of_validity_fit_into_their_byte() -> None:
+    bits = [value for name, value in vars(k).items() if name.startswith("VALID_")]
+    assert len(set(bits)) == len(bits) > 4
+    assert all(bit.bit_count() == 1 and bit < 256 for bit in bits)
+
+
 @pytest.mark.skipif(JIT_DISABLED, reason="60,000 frames take minutes without JIT")
 def test_one_more_column_is_one_more_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two columns more, declared and nothing else, come out of the whole engine; the others stay as they are."""

@@ -8,10 +8,12 @@ the last field. Values are looked at only where lengths depend on them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
-from edm.kernel.columns import I64, Bytes, Flag, U8Array
+from edm.kernel.columns import I64, Bytes, Flag, I64Array, U8Array
 from edm.kernel.jit import be16, inlined, u8
 from edm.stages.dns.name import NameMemo, skip_lone_name, skip_name
 
@@ -64,7 +66,7 @@ _FIELDS = {
     **dict.fromkeys((13, 20), "ss"),  # HINFO ISDN
     **dict.fromkeys((19, 100), "s"),  # X25 UINFO
     **dict.fromkeys((24, 46), "2114442nr"),  # SIG RRSIG
-    **dict.fromkeys((25, 43, 48, 57, 59, 60), "211r"),  # KEY DS DNSKEY RKEY CDS CDNSKEY
+    **dict.fromkeys((25, 43, 48, 57, 59, 60, 32768, 32769), "211r"),  # KEY DS DNSKEY RKEY CDS CDNSKEY TA DLV
     **dict.fromkeys((30, 47), "nb"),  # NXT NSEC
     **dict.fromkeys((52, 53), "111r"),  # TLSA SMIMEA
     **dict.fromkeys((64, 65), "2nv"),  # SVCB HTTPS
@@ -98,17 +100,20 @@ _FIELDS = {
     260: "1g",  # AMTRELAY
 }
 
-TYPES = 262
 _OPAQUE = 0
-_DS = 43
-_TA = 32768  # TA and DLV (32769) are laid out like DS
-_WIDTH = 10
+_NEAR = 4096  # types below it have their rows in order, the few above are looked for one after the other
 
 
-def _grammar() -> U8Array:
-    table = np.zeros((TYPES, _WIDTH), np.uint8)
+def _grammar(fields: Mapping[int, str]) -> tuple[U8Array, I64Array]:
+    """Return the rows of :data:`GRAMMAR`, and the types of its last rows, which are out of order."""
+    far = sorted(number for number in fields if number >= _NEAR)
+    near = 1 + max(number for number in fields if number < _NEAR)
+    rows = {number: near + k for k, number in enumerate(far)}
+    # A flag is no field, and behind the last field there is always an END.
+    width = 1 + max(len(letters.replace("!", "")) for letters in fields.values())
+    table = np.zeros((near + len(far), width), np.uint8)
     table[:, 0] = REST
-    for number, letters in _FIELDS.items():
+    for number, letters in fields.items():
         codes: list[int] = []
         flag = 0
         for letter in letters:
@@ -117,12 +122,15 @@ def _grammar() -> U8Array:
             else:
                 codes.append(_CODES[letter] | flag)
                 flag = 0
-        table[number] = codes + [END] * (_WIDTH - len(codes))
-    return table
+        table[rows.get(number, number)] = codes + [END] * (width - len(codes))
+    return table, np.array(far, np.int64)
 
 
-GRAMMAR = _grammar()
-"""uint8[262, 10]: the fields of each type, ended by END."""
+GRAMMAR, _FAR = _grammar(_FIELDS)
+"""uint8[TYPES + len(_FAR), _WIDTH]: the fields of each type, ended by END."""
+TYPES = GRAMMAR.shape[0] - len(_FAR)
+_WIDTH = GRAMMAR.shape[1]
+_N_FAR = len(_FAR)
 
 _OPTIONS = 20
 
@@ -302,7 +310,11 @@ def rdata_fits(buf: Bytes, base: I64, rrtype: I64, pos: I64, end: I64, memo: Nam
         Of this message, see :func:`edm.stages.dns.name.skip_name`.
     """
     if rrtype >= TYPES:
-        rrtype = _DS if rrtype >> 1 == _TA >> 1 else _OPAQUE
+        row = np.int64(_OPAQUE)
+        for k in range(_N_FAR):
+            if _FAR[k] == rrtype:
+                row = np.int64(TYPES + k)
+        rrtype = row
     for k in range(_WIDTH):
         code = np.int64(GRAMMAR[rrtype, k])
         if pos == end and code < REQUIRED:

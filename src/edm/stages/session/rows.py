@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from edm.files.column import schema_of
-from edm.kernel.columns import BATCH_ROWS, U8Array, U32Array, U64Array
+from edm.kernel.columns import BATCH_ROWS, I64Array, U8Array, U32Array, U64Array
 from edm.stages.session import row_kernels as k
 from edm.stages.session.columns import COLUMNS, Field, Number, SessionColumn, Text, fields_of
 
@@ -19,8 +19,14 @@ DEFAULT_BYTES = 64 << 20
 
 _OFFSET_MAX = (1 << 31) - 1
 _LONGEST_NAME = 4 * 255
-# Bytes a row takes on average in each column of bytes, before any batch has shown it.
-_FIRST_GUESS = np.array([6, 12, 10, 4, 4, 4, 4, 4, 4, 6, 96, 16], np.int64)
+
+
+def _first_guess() -> I64Array:
+    """Return the bytes a row takes on average in each column of bytes, before any batch has shown it."""
+    guess = np.full(k.N_TEXTS, 16, np.int64)
+    guess[: k.LABELS] = [6, 12, 10, 4, 4, 4, 4, 4, 4, 6]
+    guess[k.RESPONSE_MESSAGE] = 96
+    return guess
 
 
 class RowCounts(NamedTuple):
@@ -60,7 +66,7 @@ class SessionRows:
         self.capacity_rows = capacity_rows
         self.capacity_bytes = capacity_bytes
         self._state = np.zeros(k.N_STATE, np.int64)
-        self._text_sizes = np.maximum(_FIRST_GUESS * capacity_rows, 4 * _LONGEST_NAME)
+        self._text_sizes = np.maximum(_first_guess() * capacity_rows, 4 * _LONGEST_NAME)
         self._rows = self._start_buffers()
 
     def _start_buffers(self) -> k.Rows:
