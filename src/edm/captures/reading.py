@@ -37,8 +37,7 @@ _GZIP_INPUT = 1 << 16
 # The zstandard module has no bound on what one call puts out. A block of 4 bytes can stand for 128 KiB, so
 # this bounds the output of a call to 32 MiB.
 _ZSTD_INPUT = 1 << 10
-# The longest frame header (RFC 8878, 3.1.1.1). If one comes in two pieces, the library takes the second for a frame
-# of its own where it looks like one, and what it should have refused is read.
+# The longest frame header (RFC 8878, 3.1.1.1). In two pieces the library may take the second for a frame of its own.
 _ZSTD_HEADER = 18
 
 
@@ -390,8 +389,7 @@ def open_all(names: Iterable[str]) -> list[CaptureReader]:
     """
     readers: list[CaptureReader] = []
     try:
-        for name in names:
-            readers.append(CaptureReader(name))
+        readers.extend(map(CaptureReader, names))
     except BaseException:
         for reader in readers:
             reader.close()
