@@ -16,6 +16,7 @@ programs_of() {
 	fstrm-bin) echo fstrm_capture fstrm_replay ;;
 	bind9) echo named ;;
 	bind9-dnsutils) echo dig ;;
+	chromium-driver) echo chromedriver ;;
 	knot) echo knotd ;;
 	knot-resolver) echo kresd ;;
 	pdns-recursor) echo pdns_recursor ;;
@@ -25,7 +26,7 @@ programs_of() {
 
 services_of() {
 	case $1 in
-	fstrm-bin | dnsperf | bind9-dnsutils | knot-module-dnstap) ;;
+	fstrm-bin | dnsperf | bind9-dnsutils | knot-module-dnstap | chromium | chromium-driver) ;;
 	bind9) echo named.service ;;
 	knot-resolver) echo kresd.target kres-cache-gc.service ;;
 	*) echo "$1.service" ;;
