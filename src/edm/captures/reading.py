@@ -106,11 +106,8 @@ class _TruncatedError(Exception):
     """The compressed data ends before its end mark."""
 
 
-_DAMAGED: tuple[type[Exception], ...] = (
-    _TruncatedError,
-    zlib.error,
-    zstandard.ZstdError,
-)  # what decompressors raise
+# What decompressors raise.
+_DAMAGED: tuple[type[Exception], ...] = (_TruncatedError, zlib.error, zstandard.ZstdError)
 
 
 class _Source(Protocol):
