@@ -27,10 +27,7 @@ STDIN = "-"
 CHUNK = 1 << 20
 """Bytes per chunk of :func:`read_capture`."""
 
-_HEAD = 12
-"""Bytes by which a form is recognised: as long as the shortest START, so a pipe is not waited for in vain."""
-_DAMAGED: tuple[type[Exception], ...] = (zlib.error, zstandard.ZstdError)
-"""What the decompressors raise for damaged data."""
+_HEAD = 12  # bytes that tell the form; as many as the shortest START, so a pipe is not waited for in vain
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_INPUT = 1 << 16
@@ -108,6 +105,10 @@ class _TruncatedError(Exception):
     """The compressed data ends before its end mark."""
 
 
+# What decompressors raise.
+_DAMAGED: tuple[type[Exception], ...] = (_TruncatedError, zlib.error, zstandard.ZstdError)
+
+
 class _Source(Protocol):
     def readinto(self, view: memoryview) -> int: ...
 
@@ -125,9 +126,6 @@ class _Compressed:
         while filled < len(view) and self._error is None:
             try:
                 count = self._piece(view[filled:])
-            except _TruncatedError as error:
-                self._error = error
-                break
             except _DAMAGED as error:
                 # What came before is delivered first, the error with the next call.
                 self._error = error
