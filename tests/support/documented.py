@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import textwrap
 from pathlib import Path
 from typing import Self
 
-from support.processes import Server, free_port, listening, need
+from support.processes import Server, find, free_port, listening, need
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 SOCKET = "/run/edm/dnstap.sock"
@@ -150,7 +151,7 @@ class Bind(Documented):
         own = f"""options {{
     directory "{self.folder}";
     pid-file none;
-    lock-file none;
+{self._lock_file()}
     session-keyfile "{self.folder}/session.key";
     listen-on port {self.port} {{ 127.0.0.1; }};
     listen-on-v6 {{ none; }};
@@ -164,6 +165,11 @@ controls {{ }};
 zone "{ZONE}" {{ type primary; file "{self.zone_file()}"; }};
 """
         return ["-g", "-c", self.write("named.conf", config)]
+
+    @staticmethod
+    def _lock_file() -> str:
+        # Several run at once here. Later versions have neither such a file nor the option.
+        return "    lock-file none;" if version_of("BIND") < (9, 20) else ""
 
     def is_up(self) -> bool:
         return "all zones loaded" in self.log() and super().is_up()  # it listens before that
@@ -315,6 +321,16 @@ class Recursor(Documented):
             "daemon": "no",
         }
         return [f"--{key}={value}" for key, value in options.items()]
+
+
+def version_of(title: str) -> tuple[int, ...]:
+    """Return the version of a server, as the page calls it: (9, 18, 33)."""
+    program, flag = {"BIND": ("named", "-v"), "unbound": ("unbound", "-V"), "NSD": ("nsd", "-v")}[title]
+    need(program)
+    shown = subprocess.run([str(find(program)), flag], capture_output=True, text=True, timeout=30)
+    found = re.search(r"\d+(?:\.\d+)+", shown.stdout + shown.stderr)
+    assert found is not None, shown
+    return tuple(map(int, found[0].split(".")))
 
 
 def questions(path: Path, count: int, prefix: str = "host") -> Path:
