@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Command] = {
     "minimise": Command("edm.cli.minimise", "minimise capture files"),
     "replay": Command("edm.cli.replay", "send capture files to a running daemon"),
     "top": Command("edm.cli.top", "show what a running daemon does, in a terminal"),
+    "doctor": Command("edm.cli.doctor", "check a whole installation and say what to do"),
     "inspect": Command("edm.cli.inspect", "show what is in output files and captures"),
     "dawg": Command("edm.cli.dawg", "make, show, search and check domain list files"),
     "check-config": Command("edm.cli.check_config", "check the configuration and show what is in effect"),
