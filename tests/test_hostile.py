@@ -112,10 +112,10 @@ class Delays(NamedTuple):
     stop: float
 
 
-def delays(folder: Path, kind: str) -> Delays:
+def delays(folder: Path, kind: str, **more: object) -> Delays:
     """Return how long things take beside eight senders of a kind of mischief."""
     folder.mkdir()
-    with Daemon(folder, **settings(folder)) as daemon:
+    with Daemon(folder, **settings(folder, **more)) as daemon:
         with mischief(kind, folder / "s", 8):
             served = ordinary(daemon, str(folder / "s"), WELL_KNOWN, "well_known")
             done = daemon.metric("edm_rotations_total", result="ok")
@@ -131,13 +131,15 @@ def delays(folder: Path, kind: str) -> Delays:
     return Delays(served.stall, served.behind, rotation, stop)
 
 
-def test_costly_frames_delay_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("debug", [False, True])
+def test_costly_frames_delay_nobody(tmp_path: Path, debug: bool) -> None:
     """Frames made to cost work hold up no more than ordinary ones of the same size: by less than a second."""
+    more = {"debug_dnstap_filename": tmp_path / "debug.jsonl"} if debug else {}
     # Other work on this machine can only make it slower, so one good attempt of three tells what the program does.
     late: list[tuple[Delays, Delays]] = []
     for attempt in range(3):
-        plain = delays(tmp_path / f"plain-{attempt}", "plain")
-        costly = delays(tmp_path / f"costly-{attempt}", "costly")
+        plain = delays(tmp_path / f"plain-{attempt}", "plain", **more)
+        costly = delays(tmp_path / f"costly-{attempt}", "costly", **more)
         if all(hostile < usual + 1 for hostile, usual in zip(costly, plain, strict=True)):
             return
         late.append((plain, costly))

@@ -7,9 +7,10 @@ and who takes the events.
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from edm.input.blocks import Intake
 from edm.observe import faults
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
-from edm.output.debug_file import DebugFile
+from edm.output.debug_writer import PATIENCE, DebugWriter
 from edm.output.histogram_writer import HistogramWriter, Retired
 from edm.output.new_name_file import rescue as rescue_new_names
 from edm.output.paths import DataDirectory
@@ -82,14 +83,14 @@ class Engine:
         A list file, the data directory or the store of seen names cannot be used.
     """
 
-    def __init__(self, config: Config, metrics: Metrics, *, events: bool) -> None:
+    def __init__(self, config: Config, metrics: Metrics, *, events: bool, live: bool = True) -> None:
         self.config = config
         self.metrics = metrics
         self.log = structlog.get_logger()
         self._limited = RateLimited(self.log, on_suppressed=metrics.count_suppressed)
         self._publishing = threading.Lock()
         self._next_well_known: DomainTable | None = None
-        first = self._load(config, events)
+        first = self._load(config, events, live)
         self.event_queue = EventQueue(max(config.newqname_buffer, EVENT_FLOOR))
         self.event_taker: EventTaker = self.event_queue
         self.interval_ended: Callable[[int, int], None] = lambda _start_us, _stop_us: None
@@ -107,7 +108,7 @@ class Engine:
         self._chores = threading.Thread(target=self._do_chores, name="edm-chores", daemon=True)
         _show_metrics(self)
 
-    def _load(self, config: Config, events: bool) -> Snapshot:
+    def _load(self, config: Config, events: bool, live: bool) -> Snapshot:
         """Read all that the first snapshot holds, and open what the program owns on disk."""
         parts = load_parts(config)
         self.data = DataDirectory(Path(config.data_dir))
@@ -119,7 +120,7 @@ class Engine:
             self.data.clean()
             rescue_new_names(self.data)
             well_known = DomainTable.build(open_well_known(config))
-            self._debug_file = _open_debug_file(config, self.metrics)
+            self._debug_writer = _open_debug_file(config, self.metrics, live)
         except BaseException:
             self.seen.close()
             raise
@@ -137,7 +138,7 @@ class Engine:
 
     def _make_workers(self, workers: int) -> list[Worker]:
         new_names = NewNames(self.seen, self._emit)
-        debug = self._debug_file is not None
+        debug = self._debug_writer is not None
         types = parse_message_types(self.config.input_message_types)
         return [
             Worker(
@@ -162,8 +163,8 @@ class Engine:
             for worker in self.workers:
                 worker.flush_log()
             self._limited.flush()
-            if self._debug_file is not None:
-                self._debug_file.flush()
+            if self._debug_writer is not None:
+                self._debug_writer.file.flush()
 
     def _begin(self, table: DomainTable, config: Config) -> Interval:
         return Interval.begin(
@@ -190,11 +191,10 @@ class Engine:
         """Hand session rows to their writer; see :class:`edm.pipeline.Outputs`."""
         self.session_writer.put(interval.serial, interval.start_us, batch)
 
-    def debug_frame(self, frame: bytes) -> None:
-        """Append a frame to the debug file; see :class:`edm.pipeline.Outputs`."""
-        line = frame_to_json(frame)
-        if line is not None and self._debug_file is not None:
-            self._debug_file.write(line)
+    def debug_frames(self, frames: Sequence[bytes]) -> None:
+        """Hand frames to the writer of the debug file; see :class:`edm.pipeline.Outputs`."""
+        if self._debug_writer is not None:
+            self._debug_writer.put(frames)
 
     def reopen_debug_file(self) -> bool:
         """Go on in the debug file that has the name now; return False if there is none.
@@ -204,9 +204,9 @@ class Engine:
         OutputError
             It cannot be opened; the old one stays in use.
         """
-        if self._debug_file is None:
+        if self._debug_writer is None:
             return False
-        self._debug_file.reopen()
+        self._debug_writer.file.reopen()
         return True
 
     # Lifecycle
@@ -315,8 +315,8 @@ class Engine:
         self.event_queue.close()
         self._stopped.set()
         self._chores.join(timeout)
-        if self._debug_file is not None:
-            self._debug_file.close()
+        if self._debug_writer is not None:
+            self._debug_writer.close()
         take_events()
         self.seen.close()
         return self.cell.current.interval.ledger.balance()
@@ -333,10 +333,12 @@ def _make_intake(config: Config) -> Intake:
     )
 
 
-def _open_debug_file(config: Config, metrics: Metrics) -> DebugFile | None:
+def _open_debug_file(config: Config, metrics: Metrics, live: bool) -> DebugWriter | None:
     if not config.debug_dnstap_filename:
         return None
-    return DebugFile(Path(config.debug_dnstap_filename), metrics)
+    # Captures wait until their frames are spelt out; live senders must not.
+    patience = PATIENCE if live else math.inf
+    return DebugWriter(Path(config.debug_dnstap_filename), metrics, frame_to_json, patience)
 
 
 def _show_metrics(engine: Engine) -> None:

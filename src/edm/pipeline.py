@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -53,8 +53,8 @@ class Outputs(Protocol):
     def session_rows(self, interval: Interval, batch: pa.RecordBatch) -> None:
         """Take session rows of an interval; waits while the writer is behind."""
 
-    def debug_frame(self, frame: bytes) -> None:
-        """Take a frame for the debug file."""
+    def debug_frames(self, frames: Sequence[bytes]) -> None:
+        """Take frames for the debug file."""
 
 
 class Pipeline:
@@ -206,7 +206,9 @@ class Pipeline:
             self._limited.error("client address cannot be parsed, frame ignored", count=invalid)
 
     def _dump(self, block: Block, first: int, n: int) -> None:
-        for i in range(n):
-            if self._columns.fate[i] != UNDECODABLE and self._columns.fate[i] != DNS_PARSE_ERROR:
-                start = int(block.off[first + i])
-                self._outputs.debug_frame(bytes(block.view[start : start + int(block.length[first + i])]))
+        fate = self._columns.fate[:n]
+        rows = np.flatnonzero((fate != UNDECODABLE) & (fate != DNS_PARSE_ERROR)) + first
+        starts, ends = block.off[rows].tolist(), (block.off[rows] + block.length[rows]).tolist()
+        self._outputs.debug_frames(
+            [bytes(block.view[start:end]) for start, end in zip(starts, ends, strict=True)]
+        )

@@ -145,7 +145,7 @@ def minimise(
     metrics = metrics or Metrics()
     readers = open_all(files)  # all must be there before anything is written
     try:
-        engine = Engine(config, metrics, events=True)
+        engine = Engine(config, metrics, events=True, live=False)
         written: list[Path] = []
         engine.session_writer.on_written = engine.histogram_writer.on_written = written.append
         events = _EventFile(engine.data.root / EVENTS_FILE, metrics.faults)

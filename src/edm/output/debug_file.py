@@ -41,7 +41,7 @@ class DebugFile:
 
     def __init__(self, path: Path, metrics: Metrics) -> None:
         self._lost = metrics.counter(
-            "edm_debug_lines_lost_total", "Lines of the debug file lost because the disk did not take them"
+            "edm_debug_lines_lost_total", "Lines of the debug file that were not written"
         )
         self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class DebugFile:
             self._write_out()
             if self._rest:
                 self._rest = b""  # the old file keeps half a line: its disk does not take the other half
-                self._lose(1, "the disk is full, and the file was replaced")
+                self.lose(1, "the disk is full, and the file was replaced")
             os.close(self._fd)
             self._fd, self._lines, self._bytes = new, lines, waiting
 
@@ -133,11 +133,12 @@ class DebugFile:
             end = data.index(b"\n", done) + 1 if begun else done
             self._rest = data[done:end]
             lost = data.count(b"\n", end)
-            self._lose(lost, error.strerror)
+            self.lose(lost, error.strerror)
         else:
             self._rest = b""
 
-    def _lose(self, count: int, reason: str | None) -> None:
+    def lose(self, count: int, reason: str | None) -> None:
+        """Count and log lines that are not written."""
         self._lost.inc(count)
         self._limited.error("debug file cannot be written", reason=reason, count=count)
 

@@ -150,8 +150,8 @@ class _Outputs:
     def session_rows(self, interval: Interval, batch: pa.RecordBatch) -> None:
         """Forget session rows."""
 
-    def debug_frame(self, frame: bytes) -> None:
-        """Forget a frame."""
+    def debug_frames(self, frames: Sequence[bytes]) -> None:
+        """Forget frames."""
 
 
 def run_sample(config: Config | None = None) -> None:

@@ -73,7 +73,7 @@ class _Outputs:
     def session_rows(self, interval: Interval, batch: pa.RecordBatch) -> None:
         raise AssertionError("more session rows than frames")
 
-    def debug_frame(self, frame: bytes) -> None:
+    def debug_frames(self, frames: Sequence[bytes]) -> None:
         raise AssertionError("no debug file is wanted")
 
 
