@@ -46,7 +46,7 @@ class Daemon:
     ----------
     config : Config
     read_config : callable
-        Reads the configuration anew for a reload.
+        Reads the configuration again for a reload.
     reload_wanted : threading.Event, optional
         Set if a reload was asked for while there was no daemon yet to take the signal.
     sinks : callable

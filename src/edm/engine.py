@@ -336,7 +336,7 @@ def _make_intake(config: Config) -> Intake:
 def _open_debug_file(config: Config, metrics: Metrics, live: bool) -> DebugWriter | None:
     if not config.debug_dnstap_filename:
         return None
-    # Captures wait until their frames are spelt out; live senders must not.
+    # With captures no line is left out; live senders must not wait.
     patience = PATIENCE if live else math.inf
     return DebugWriter(Path(config.debug_dnstap_filename), metrics, frame_to_json, patience)
 

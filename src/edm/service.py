@@ -1,6 +1,6 @@
 """What the service manager is told: ready, reloading, stopping, alive. The protocol is that of sd_notify(3).
 
-Without ``NOTIFY_SOCKET`` in the environment there is nobody to tell, and nothing happens.
+Without ``NOTIFY_SOCKET`` in the environment nothing is sent.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ServiceManager:
         self._stopping = True
 
     def alive(self) -> None:
-        """Give a sign of life if one is due. Whoever calls this must be the one whose standstill is the fault."""
+        """Give a sign of life if one is due. The caller must be the loop whose standstill is to be noticed."""
         if self._clock() >= self._next:
             self._next = self._clock() + self.interval
             self._tell("WATCHDOG=1")

@@ -96,7 +96,7 @@ def debug_file_can_be_written(cfg: Config) -> Iterator[str]:
         )
         if not allowed:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-        # Of a pipe that would be an end to who reads it.
+        # Opening and closing a pipe would signal the end to its reader.
         if there and path.parent != Path("/dev") and not path.is_fifo():
             os.close(open_own(path, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as error:

@@ -25,7 +25,7 @@ def complain(program: str, *lines: object) -> None:
         try:
             print(f"{visible(program)}: {visible(line)}", file=sys.stderr, flush=True)
         except (OSError, ValueError):
-            # Nobody is left to be told. But the interpreter would try again at exit, and end with a code of its own.
+            # Nobody can read it. But the interpreter would try again at exit, and change the exit code.
             _silence(sys.stderr)
 
 

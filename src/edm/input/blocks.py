@@ -39,7 +39,7 @@ class Block:
     Attributes
     ----------
     buf : uint8[capacity + SCRATCH_BYTES]
-        Received bytes, then room for question names that must be spelt out. The scratch pages are only
+        Received bytes, then room for question names that must be written out. The scratch pages are only
         touched when such names occur.
     view : memoryview
         The first ``capacity`` bytes of ``buf``, to receive into.
@@ -95,7 +95,7 @@ class Block:
 class _Turn:
     """A reader's place in a queue, used under the intake's lock.
 
-    What a reader waits for is handed to it, so that nobody who comes later can snatch it away.
+    What a reader waits for is handed to it, so that no later reader can get it first.
     """
 
     __slots__ = ("_changed", "_come", "block")
@@ -123,7 +123,7 @@ class Intake:
     the cost per block is bounded by blocks per second and not by writes per second.
 
     When blocks are scarce, readers get them in the order in which they began to wait. Every second one goes to the
-    light senders together, who take turns with it: however many heavy senders there are, light ones get on.
+    light senders together, who take turns with it: so light senders are served, however many heavy ones there are.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ class Intake:
         self._light: deque[_Turn] = deque()  # at most one: the reader that waits for a block to share
         self._light_next = True
         self._sharers: deque[_Turn] = deque()  # readers that wait for their turn with the shared block
-        self._sharing = False  # somebody's turn has come, but he waits for a block or has not woken up yet
+        self._sharing = False  # a reader's turn has come, but it waits for a block or has not woken up yet
         self.blocked_seconds = 0.0
         self.longest_blocked = 0.0
         self.blocks_total = 0
@@ -183,7 +183,7 @@ class Intake:
             return self._take_free(self._heavy, waited)
 
     def _take_free(self, queue: deque[_Turn], waited: Waited) -> Block:
-        # While anybody waits nothing is free: a block given back goes straight to whoever is next.
+        # While a reader waits no block is free: a returned block goes straight to the next reader.
         block = self._free.pop() if self._free else self._wait_for_block(queue, waited)
         block.clear()
         return block

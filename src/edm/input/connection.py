@@ -28,9 +28,7 @@ DRAIN = 2.0
 """Seconds at a stop for reading what a sender has already delivered."""
 
 _AIM = 8192  # bytes per receive that a light connection's pauses aim at
-_HEAVY_AFTER = (
-    3  # large receives in a row that make a heavy sender: fewer may be a backlog that is worked off
-)
+_HEAVY_AFTER = 3  # large receives in a row that make a heavy sender: fewer may be a backlog
 _HEAVY_SHARE = 8  # a heavy sender fills at least this part of its blocks
 _FILL_WAIT = 0.002  # seconds a heavy connection waits for more before its block is closed
 _LEAST_PAUSE = 0.0005
@@ -75,7 +73,7 @@ class _IdleError(Exception):
 
 
 class _ProbeError(Exception):
-    """The peer only looked whether somebody listens, as load balancers do."""
+    """The peer only checked that the port is open, as load balancers do."""
 
 
 class Connection:
@@ -147,7 +145,7 @@ class Connection:
     def close(self) -> None:
         """Stop receiving: what has arrived is still read, within :data:`DRAIN` seconds, then the thread ends."""
         with contextlib.suppress(OSError, ValueError):
-            # What is there now, not until nothing is there any more: a sender at full speed would never end.
+            # Only what has arrived by now: a sender at full speed would never end.
             self._unread = int.from_bytes(fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4)), sys.byteorder)
         self._until = time.monotonic() + DRAIN
         self._closing = True

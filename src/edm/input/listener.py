@@ -88,7 +88,7 @@ class Listener:
     """Accepts senders and keeps their connections.
 
     When all places are taken, a new connection takes the place of the one that has been in its handshake for the
-    longest time, so that senders which never get on cannot keep out those that do; if there is none, it is refused.
+    longest time, so that senders that never finish it cannot keep others out. If there is none, the new one is refused.
 
     Parameters
     ----------
@@ -164,14 +164,14 @@ class Listener:
         return self._certificate.not_after if self._certificate is not None else None
 
     def reload(self, config: Config) -> bool:
-        """Read certificate and authorities anew, for new connections; see :class:`edm.input.source.Source`."""
+        """Read certificate and authorities again, for new connections; see :class:`edm.input.source.Source`."""
         if self._certificate is None:
             return False
         self._certificate.reload(config)
         return True
 
     def refresh(self) -> None:
-        """Take up a certificate that was renewed on disk."""
+        """Load a certificate that was renewed on disk."""
         if self._certificate is not None:
             self._certificate.refresh()
 
@@ -266,7 +266,7 @@ class Listener:
             sock.close()
 
     def _make_room(self) -> bool:
-        """Tell whether another connection may be had; one that is still in its handshake gives way to it."""
+        """Tell whether another connection may be had; one that is still in its handshake is closed for it."""
         with self._lock:
             if len(self._connections) < self._most:
                 return True
@@ -325,7 +325,7 @@ class Listener:
 
 
 def _keep_alive(sock: socket.socket) -> None:
-    """Have the system find out when the sender's host has vanished: nobody would ever close such a connection."""
+    """Let the system detect that the sender's host has vanished: otherwise such a connection stays open for ever."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE:

@@ -125,7 +125,7 @@ class Tally:
     def together(self, open_now: Iterable[Sender]) -> list[Sender]:
         """Return one for each peer and identity: all its connections, ended ones included."""
         with self._lock:
-            # Copies: what is open now is added anew each time.
+            # Copies: what is open now is added again each time.
             total = {key: Sender(**vars(sender)) for key, sender in self._ended.items()}
         for sender in open_now:
             self._add(total, sender)

@@ -37,7 +37,7 @@ def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLCo
 class ServerCertificate:
     """The certificate of a TLS server of ours, and the authorities of its clients. Any thread may use it.
 
-    Whoever renews the files need not tell: they are looked at before each new connection.
+    Renewed files need no signal: they are checked before each new connection.
 
     Parameters
     ----------
@@ -81,12 +81,12 @@ class ServerCertificate:
         return self._pair.value.not_after
 
     def refresh(self) -> None:
-        """Look at the files and take up what was renewed."""
+        """Look at the files and load what was renewed."""
         if self._pair.refresh() | self._authorities.refresh():
             self._renewed()
 
     def reload(self, settings: Settings) -> None:
-        """Read everything anew, from where ``settings`` says; connections that are open stay as they are.
+        """Read everything again, from where ``settings`` says; connections that are open stay as they are.
 
         Raises
         ------

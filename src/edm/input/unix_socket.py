@@ -58,7 +58,7 @@ def open_unix(path: str, mode: str = "", owner: str = "") -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # The system makes the file with the mode that the socket has by then, less the umask; nobody can connect
-        # before listen(), so nobody does while the rest is still to be set.
+        # before listen(), so nobody does before owner and mode are set.
         os.fchmod(sock.fileno(), int(mode, 8) if mode else DEFAULT_MODE)
         sock.bind(path)
         _set_rights(path, mode, owner)
@@ -77,7 +77,7 @@ def _refuse_living(path: str) -> None:
         try:
             probe.connect(path)
         except OSError as error:
-            # Whatever else goes wrong, a full backlog for example, somebody is there.
+            # Whatever else goes wrong, a full backlog for example, a process listens.
             if error.errno in _DEAD:
                 return
     raise InputError(f"input-unix: {path}: in use by another process")
@@ -142,7 +142,7 @@ class UnixSocket:
         return self._ours is not None and identity(self.path) == self._ours
 
     def make_again(self) -> socket.socket | None:
-        """Make socket and file anew, which is not to be done while the file is there.
+        """Make socket and file again, which is not to be done while the file is there.
 
         Returns
         -------

@@ -49,7 +49,7 @@ NAME_MAX = 255
 """Longest domain name in wire form, root byte included (RFC 1035, 2.3.4)."""
 
 SCRATCH_BYTES = BATCH_ROWS * NAME_MAX
-"""Room behind a block's data where question names that used compression pointers are spelt out."""
+"""Room behind a block's data where question names that used compression pointers are written out."""
 
 
 class Fate(IntEnum):

@@ -94,7 +94,7 @@ def read_trusted(path: Path) -> bytes | None:
     Raises
     ------
     UnusableError
-        It is no plain file, cannot be read, or somebody else could have written it.
+        It is no plain file, cannot be read, or another user could have written it.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -21,7 +21,7 @@ _TOKEN_BYTES = 4096
 
 
 class Access:
-    """The certificate and the token of the metrics address. Renewed files are taken up. Any thread may use it.
+    """The certificate and the token of the metrics address. Renewed files are loaded. Any thread may use it.
 
     Parameters
     ----------
@@ -56,13 +56,13 @@ class Access:
         return self._certificate is not None or bool(self._token.value)
 
     def refresh(self) -> None:
-        """Look at the files and take up what was renewed."""
+        """Look at the files and load what was renewed."""
         self._token.refresh()
         if self._certificate is not None:
             self._certificate.refresh()
 
     def reload(self, settings: Settings) -> bool:
-        """Read token and certificate anew; return whether any of them is configured.
+        """Read token and certificate again; return whether any of them is configured.
 
         Raises
         ------

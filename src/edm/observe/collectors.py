@@ -1,4 +1,4 @@
-"""Collectors: they turn numbers that are added in bulk, or that belong to somebody else, into samples at a scrape."""
+"""Collectors: they turn numbers that are added in bulk, or that belong to another user, into samples at a scrape."""
 
 from __future__ import annotations
 

@@ -70,8 +70,8 @@ def settle_fates(fate: Fates, n: I64, last: I64, counts: I64Array) -> None:
     for k in range(N_FATES):
         counts[k] = 0
     end = np.uint64(last)
-    # No branch on the fate, which nobody can guess, and no counter in memory that the next row waits for: the counts of
-    # 255 rows fit into the bytes of two words.
+    # No branch on the fate, which cannot be predicted, and no counter in memory that the next row depends on:
+    # the counts of 255 rows fit into the bytes of two words.
     for begin in range(0, n, _LANE_MAX):
         low = high = _0
         for i in range(np.uint64(begin), np.uint64(min(begin + _LANE_MAX, n))):

@@ -28,7 +28,7 @@ _BY_IDENTITY = "edm_frames_by_identity_total"
 class Senders(Collector):
     """The counts of all workers, as metrics. Any thread may call it.
 
-    The workers count in arrays of their own, which are read when somebody scrapes: a batch costs nothing here.
+    The workers count in arrays of their own, which are read at a scrape: a batch costs nothing here.
     """
 
     def __init__(self) -> None:

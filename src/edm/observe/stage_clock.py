@@ -53,7 +53,7 @@ class StageClock:
         self._seconds = dict.fromkeys(STAGES, 0.0)
 
     def begin(self) -> Callable[[str], None]:
-        """Begin a batch; return what is to be called with a stage's name at its end."""
+        """Begin a batch; return a function to call with the name of each stage when it ends."""
         self._batches += 1
         if self._batches % self._sample != _WARM % self._sample:
             return _no_lap

@@ -7,14 +7,14 @@ the oldest events in the queue; the seen names, which stop growing on disk and t
 previous generation.
 
 Two bounds, each with a threshold for session data and a later one for all the rest, so that there is always
-some room that only the rest may use:
+some room for the rest:
 
 - ``disk-budget-bytes`` for all that is stored: session data may take 15/16 of it;
-- ``disk-min-free-bytes`` on each file system below the data directory: the rest gives way only when less than
+- ``disk-min-free-bytes`` on each file system below the data directory: the rest is removed only when less than
   half of that is free. And only where it helps: if all that could still be removed would not bring that half
-  back, somebody else fills the disk, and the rest stays.
+  back, another user fills the disk, and the rest stays.
 
-One thread looks and removes; who writes session rows asks :meth:`DiskBudget.admit` first.
+One thread measures and removes. The writer of session rows asks :meth:`DiskBudget.admit` first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PATIENCE = 1.0
 """Seconds that a writer waits for a look at the disk before it is refused, once; then it is refused at once."""
 
 ENOUGH, SESSIONS_GIVE_WAY, REST_GIVES_WAY, CANNOT_BE_KEPT = range(4)
-"""States: there is room; session data give way; the rest does as well; nothing is left that may be removed."""
+"""States: there is room; session data are removed; other data as well; nothing is left that may be removed."""
 
 STATES = ("ok", "sessions give way", "rest gives way", "full")
 """Names of these states, in words."""
@@ -51,7 +51,7 @@ _WITH_ROWS = ("session", "new_qname", "refused", "outbox")
 
 
 class Sessions(Protocol):
-    """Who writes session files."""
+    """The writer of session files."""
 
     @property
     def waiting_bytes(self) -> int:
@@ -108,7 +108,7 @@ class DiskBudget:
     metrics : Metrics
     limits : Limits
     sessions, queue, seen : Sessions, Queue or None, SeenNames
-        Those who can give way other than by losing a finished file.
+        Owners of data that can shrink without losing a finished file.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class DiskBudget:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """End the thread; whoever asks from now on is admitted by what was seen last."""
+        """End the thread; from now on requests are answered by the last measurement."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

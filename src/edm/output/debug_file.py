@@ -19,14 +19,14 @@ from edm.observe.metrics import Metrics
 
 BUFFER_BYTES = 64 * 1024
 PATIENCE = 1.0
-"""Seconds that the reader of a pipe may rest before lines are lost, so that it cannot hold up input or a stop."""
+"""Seconds for which the reader of a pipe may pause before lines are lost; so it cannot delay input or a stop."""
 
 
 class DebugFile:
     """A text file that is appended to in whole lines. Any thread may use it.
 
     What a full disk does not take is lost and counted; but a line that has been begun is ended before anything
-    else is written. Who writes waits for the disk, and for who reads a pipe no longer than :data:`PATIENCE`.
+    else is written. A write waits for the disk, and for the reader of a pipe no longer than :data:`PATIENCE`.
 
     Parameters
     ----------
@@ -59,14 +59,14 @@ class DebugFile:
             raise OutputError(f"debug-dnstap-filename: {self._path}: {error.strerror}") from error
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISREG(mode) and mode & 0o007:
-            with suppress(OSError):  # somebody else's file: not ours to decide
+            with suppress(OSError):  # another owner's file: not ours to decide
                 os.fchmod(descriptor, stat.S_IMODE(mode) & ~0o007)
         return descriptor
 
     def reopen(self) -> None:
         """Go on in the file that has the name now, if the one in use was renamed or removed.
 
-        No line is lost or split: what was begun is ended in the old file, what waits goes to the new one.
+        No line is lost or split: what was begun is ended in the old file, lines that are queued go to the new one.
 
         Raises
         ------
@@ -145,7 +145,7 @@ class DebugFile:
     def _wait_for_reader(self) -> None:
         waiting = select.poll()
         waiting.register(self._fd, select.POLLOUT)
-        # Who has let us wait in vain is not waited for again before it goes on.
+        # A reader that did not read in time is not waited for again until it reads.
         self._stuck = not waiting.poll(0 if self._stuck else PATIENCE * 1000)
         if self._stuck:
             raise OSError(errno.EAGAIN, "who reads it does not go on")

@@ -1,4 +1,4 @@
-"""The thread that spells out frames for the debug file, beside the workers: a costly frame holds up no other work."""
+"""The thread that spells out frames for the debug file, beside the workers: a costly frame delays no other work."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from edm.observe.metrics import Metrics
 from edm.output.debug_file import DebugFile
 
 MOST_BYTES = 32 << 20
-"""Bytes of frames that may wait to be spelt out."""
+"""Bytes of frames that may wait to be written out."""
 PATIENCE = 0.05
 """Seconds that a worker waits for room, once; then frames are left out until half of the room is free again."""
 STOP = 1.0
 """Seconds that a stop waits for the frames that are left, if they are costly ..."""
 STOP_LONGEST = 10.0
-"""... and if it gets on, which is at least so many of them in :data:`STOP` seconds:"""
+"""... and if many are written, which is at least so many in :data:`STOP` seconds:"""
 GETS_ON = 1000
 
 _AT_ONCE = 256  # frames taken out of the queue under one lock
@@ -95,7 +95,7 @@ class DebugWriter:
             return self._changed.wait_for(lambda: not (self._frames or self._left_in_hand), timeout)
 
     def close(self) -> None:
-        """Spell out what is left, as long as that gets on, and close the file."""
+        """Write out what is left, as long as that is quick, and close the file."""
         if math.isinf(self._patience):
             self.drain(None)
         else:
@@ -136,7 +136,7 @@ class DebugWriter:
     def _write(self, frame: bytes) -> None:
         try:
             line = self._render(frame)
-        except Exception:  # a frame that cannot be spelt out must not end the thread
+        except Exception:  # a frame that cannot be written out must not end the thread
             self._metrics.faults.report(DEFECT)
             structlog.get_logger().exception("a frame cannot be spelt out for the debug file")
             return

@@ -19,7 +19,7 @@ TABLES = {
 
 
 def with_tables(page: str) -> str:
-    """Return ``page`` with the first table of each of these sections made anew."""
+    """Return ``page`` with the first table of each of these sections made again."""
     for title, table in TABLES.items():
         head, heading, rest = page.partition(f"\n## {title}\n")
         section, end, tail = rest.partition("\n## ")

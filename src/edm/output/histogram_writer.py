@@ -22,7 +22,7 @@ from edm.stages.histogram.accumulators import Accumulators
 
 RETRY = 5.0
 STUCK = 10.0
-"""Seconds without an answer from the disk after which what waits behind is bounded without the writer."""
+"""Seconds without an answer from the disk after which the queue is bounded without the writer."""
 
 
 @dataclass

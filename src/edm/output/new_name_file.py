@@ -123,7 +123,7 @@ class NewNameFiles:
         blocks : sequence of EventBlock
             In the order of the queue.
         save : bool
-            Save the names of each block once its lines are on disk. If not, somebody else does.
+            Save the names of each block once its lines are on disk. If not, the caller does.
         """
         for block in blocks:
             if len(block):

@@ -75,11 +75,11 @@ class NewNamesToFiles:
         self._files.hurry()
 
     def status(self) -> dict[str, Any]:
-        """Tell what waits; see :class:`edm.output.sink.Sink`."""
+        """Return the size of the queue; see :class:`edm.output.sink.Sink`."""
         return {"enabled": True, "memory": self._events.events, "held": self._files.held}
 
     def certificates(self) -> list[tuple[str, float]]:
-        """Return nothing: nobody is spoken to."""
+        """Return nothing: there is no connection."""
         return []
 
     def stop(self, grace: float) -> None:

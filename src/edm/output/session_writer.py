@@ -62,8 +62,8 @@ class SessionWriter:
     """Takes record batches of session rows and writes one file per interval, in row groups as they come.
 
     What cannot be written is held in memory, up to ``limit`` bytes, and tried again; beyond that the oldest
-    rows held are shed and counted. So are rows that come while the writer does not get on: who has waited
-    for it ``PATIENCE`` seconds in vain is the last to wait until it has caught up.
+    rows held are shed and counted. So are rows that come while the writer is stuck: a worker that has waited
+    for it ``PATIENCE`` seconds without success is the last to wait until the writer has caught up.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ class SessionWriter:
         self._changed.notify_all()
 
     def close(self, timeout: float) -> None:
-        """Write what is there, make a last try at what is held, and end the thread."""
+        """Write what is there, try once more to write what is held, and end the thread."""
         with self._changed:
             self._enqueue(None)
         self._thread.join(timeout)

@@ -1,4 +1,4 @@
-"""Sinks: what takes events or finished files away. One life for all of them, which the daemon leads them through.
+"""Sinks: they take events or finished files away. The daemon controls their life cycle, which is the same for all.
 
     made ──> start ──> put ... put ──> stop
                  └──── reload ────┘
@@ -12,10 +12,10 @@
 - **rewind** needs no call: what was not acknowledged comes again by itself. A name that was not saved is new again when
   it is asked for again, or after the next start; a file that was not moved is found again by the next look.
 - **reload** takes over what may change in a running process, or raises and goes on as before.
-- **stop** ends: nothing is put any more. What waits gets so many seconds; the rest is kept, or counted as lost.
+- **stop** ends: nothing is put any more. What is queued gets a number of seconds; the rest is kept, or counted as lost.
 
-Why nothing is lost: an engine forgets an event or a file only when it was acknowledged, and that is the sink's last
-act with it. A sink that is killed at any moment may deliver once more, but never less than once.
+Why nothing is lost: an engine forgets an event or a file only when it was acknowledged, and that is the last
+thing the sink does with it. A sink that is killed at any moment may deliver once more, but never less than once.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Sink(Protocol):
         """
 
     def stop(self, grace: float) -> None:
-        """Deliver what waits, within ``grace`` seconds, and end; also if :meth:`start` failed or was never called."""
+        """Deliver what is queued, within ``grace`` seconds, and end; also if :meth:`start` failed or was never
+        called.
+        """
 
     def status(self) -> dict[str, Any]:
         """Return what an operator wants to see, as JSON can hold it: how much waits, what was the last error.
@@ -78,8 +80,9 @@ class EventTaker(Protocol):
     def put(self, block: EventBlock) -> tuple[int, int]:
         """Take events, without waiting; any thread may call it.
 
-        Whoever takes a block calls its ``save_names`` once the events are safe, and not before: from then on these
-        names are not new any more.
+
+        The caller that takes a block calls its ``save_names`` once the events are safe, and not before: from
+        then on these names are not new any more.
 
         Returns
         -------
@@ -100,7 +103,7 @@ class EventSink(Sink, EventTaker, Protocol):
 
     @property
     def stored(self) -> Queue | None:
-        """What waits on disk, for the disk budget to take room from; ``None`` if nothing does."""
+        """The queue on disk, from which the disk budget may take room; ``None`` if nothing does."""
 
 
 class Sinks(NamedTuple):

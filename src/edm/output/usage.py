@@ -1,7 +1,7 @@
 """What EDM has stored below the data directory, by kind, and how much room there is beside it.
 
 Only regular files with names that EDM makes are looked at: whatever else lies in these folders belongs to
-somebody else, counts for nothing and is never removed.
+another user, counts for nothing and is never removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edm.output.paths import (
 )
 
 KINDS = ("sent", "damaged", "session", "new_qname", "refused", "outbox", "queue", "seen")
-"""What is stored, in the order in which it gives way: copies of histograms that Core has, files that were set
+"""What is stored, in the order of removal: copies of histograms that Core has, files that were set
 aside because they are damaged, session files, files of new names, histograms that Core refused, histograms that wait
 for upload, events that wait to be sent, and the seen names."""
 

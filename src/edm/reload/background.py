@@ -1,4 +1,4 @@
-"""Work that may take its time, so that those who work on frames need not give way to it."""
+"""Runs work at low priority, so that it does not slow down the workers."""
 
 from __future__ import annotations
 

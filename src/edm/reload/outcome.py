@@ -27,7 +27,7 @@ class PartOutcome(NamedTuple):
 
 
 class UntrustedError(StoreError):
-    """The file with the outcome could be by somebody else than the daemon."""
+    """The file with the outcome could be by another user than the daemon's."""
 
 
 def _believe(path: Path, file: os.stat_result, user: int) -> None:
@@ -77,7 +77,7 @@ class ReloadOutcome:
 
     @property
     def waiting(self) -> tuple[str, ...]:
-        """The parts that will be taken up a little later."""
+        """The parts that will be used a little later."""
         return tuple(name for name, part in self.parts.items() if part.result == "waiting")
 
     def write(self, folder: Path) -> None:
@@ -107,7 +107,7 @@ class ReloadOutcome:
         folder : Path
             The data directory.
         user : int, optional
-            The number of the user that runs the daemon: what somebody else could have written is not believed.
+            The number of the user that runs the daemon: what another user could have written is not believed.
 
         Raises
         ------

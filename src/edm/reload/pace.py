@@ -1,4 +1,4 @@
-"""How often a part may be made anew, so that reloads that follow fast upon one another leave the workers their time."""
+"""How often a part may be made again, so that quickly repeated reloads leave enough time to the workers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Reload on SIGHUP: build everything first, publish once; what cannot be loaded keeps its old state.
 
-Key and domain lists cost more to make anew than all else, a key 0.1 s of a core. If they are changed again and again
+Key and domain lists cost more to make again than all else, a key 0.1 s of a core. If they are changed again and again
 within seconds, they are made at a pace of their own (:mod:`edm.reload.pace`): they wait until that allows it, and
-what is there then is taken up, unless the operator wants every change at once. Reloads as such have their pace too:
+what is there then is used, unless the operator wants every change at once. Reloads as such have their pace too:
 those asked for meanwhile become one.
 """
 
@@ -47,7 +47,7 @@ PARTS = (CONFIG, CLIENTS, IGNORED_NAMES, CRYPTOPAN, WELL_KNOWN)
 """What every daemon reloads; the outputs that it has come to these."""
 
 KEY_SECONDS = 0.1
-"""What a new key takes of one core, in several threads: deriving it, and making the pseudonyms of the caches anew."""
+"""What a new key takes of one core, in several threads: deriving it, and making the pseudonyms of the caches again."""
 
 KEPT = 20
 """Reloads that are remembered."""
@@ -62,7 +62,7 @@ class Reloader:
     Parameters
     ----------
     read_config : callable
-        Reads the configuration anew, with the same flags and environment as at start.
+        Reads the configuration again, with the same flags and environment as at start.
     outputs : mapping
         What else is to take over the new configuration, by name of the part; raises EdmError if it cannot, and
         returns False if the configuration has no use for it.
@@ -107,7 +107,8 @@ class Reloader:
         """Reload; return whether every part could be loaded. Never raises.
 
         The configuration comes first: if it is not valid, nothing else is touched. The pseudonymiser is made
-        anew only if its key or salt changed, a domain list only if its file did. The ignored lists take effect at once.
+        again only if its key or salt changed, a domain list only if its file did. The ignored lists take
+        effect at once.
         The well-known domains are loaded now and take effect at the next rotation. A part that was made several times
         just now may have to wait, see :attr:`due`.
         """
@@ -220,10 +221,10 @@ class Reloader:
         if WELL_KNOWN in self._made:
             self._engine.set_next_well_known(self._made[WELL_KNOWN])  # type: ignore[arg-type]
 
-    # What has changed: each returns how to make the part anew, or None
+    # What has changed: each returns how to make the part again, or None
 
     def _changed_key(self, new: Config) -> Work | None:
-        # Not by comparing with the configuration before: a key that could not be taken up then is taken up now.
+        # Not compared with the last configuration: a key that could not be used then is used now.
         key = pseudonyms_key(new)
         if key == self._key:
             self._waiting.pop(CRYPTOPAN, None)
@@ -338,7 +339,7 @@ class Reloader:
         self._parts[part] = PartOutcome("reloaded")
 
     def _fail(self, part: str, *reasons: str) -> None:
-        # What was read of it need not be what is there the next time.
+        # The file may have changed by the next time.
         self._stamps[part] = None
         self._metrics.reloaded(part, ok=False)
         self._parts[part] = PartOutcome("failed", tuple(redact(reason) for reason in reasons))

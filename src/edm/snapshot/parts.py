@@ -104,7 +104,7 @@ def make_table(dawg: Dawg | None) -> DomainTable | None:
 
 
 def pseudonyms_key(config: Config) -> tuple[object, ...]:
-    """Return what of a configuration the pseudonyms are made from: they are made anew only if it changes."""
+    """Return what of a configuration the pseudonyms are made from: they are made again only if it changes."""
     return config.cryptopan_key, config.cryptopan_key_salt
 
 

@@ -19,7 +19,7 @@ from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 
 SWITCH_INTERVAL = 1e-4
-"""Seconds after which a thread that holds the interpreter must give way: readers must not starve."""
+"""Seconds after which a thread must release the interpreter, so that readers do not starve."""
 
 _FEW_CONNECTIONS = 32
 _LONGEST_SWITCH_INTERVAL = 5e-3
@@ -39,7 +39,7 @@ class ConnectionLog:
         self._metrics = metrics
         self._on_failed = on_failed
         self._faults = RateLimited(log, on_suppressed=metrics.count_suppressed)
-        # Whoever opens and closes connections in a loop shall not fill the log with it.
+        # A peer that opens and closes connections in a loop must not fill the log.
         self._log = RateLimited(log, burst=100, interval=1.0, on_suppressed=metrics.count_suppressed)
         self.connections: Callable[[], int] = lambda: 0
         self.address: Callable[[], str] = lambda: ""

@@ -162,7 +162,7 @@ class Checks:
         )
 
     def disk(self) -> Finding | None:
-        """Find a disk budget that makes something give way."""
+        """Find a disk budget that has to remove something."""
         _, state = self._parts.budget.seen
         if state == SESSIONS_GIVE_WAY:
             return Finding(

@@ -18,7 +18,8 @@ from edm.startup.sample import KernelError, run_sample, sample_frame
 def warm_up(config: Config | None = None) -> None:
     """Load every kernel and let it work on made-up frames; compile what is not kept, and announce it.
 
-    What cannot be loaded is compiled anew. What cannot be kept is compiled by each process, which is warned of.
+    What cannot be loaded is compiled again. What cannot be kept is compiled by each process, and that is
+    logged as a warning.
 
     Parameters
     ----------

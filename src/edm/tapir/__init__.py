@@ -2,5 +2,5 @@
 
 Events and finished histogram files come in; signed MQTT messages and signed uploads go out. Besides
 :mod:`edm.observe` and :mod:`edm.cli` this is the only package that may use network libraries. Another way to
-Core stands beside ``mqtt`` and ``upload``; an output to somebody else is a package beside this one.
+Core stands beside ``mqtt`` and ``upload``; an output to another user is a package beside this one.
 """

@@ -22,7 +22,7 @@ Section: TypeAlias = Callable[[], Any]
 
 
 class Rendered:
-    """Bytes of JSON that are made anew when they are older than :data:`FRESH`. Any thread may ask."""
+    """Bytes of JSON that are made again when they are older than :data:`FRESH`. Any thread may ask."""
 
     def __init__(self, make: Callable[[], Any], clock: Callable[[], float] = time.monotonic) -> None:
         self._make = make

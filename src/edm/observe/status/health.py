@@ -10,7 +10,7 @@ from typing import Any
 from edm.observe.status.findings import NOT_LIVE, NOT_READY, Finding, Watch
 
 FRESH = 0.9
-"""Seconds for which an answer is given again without looking anew: a thousand probes cost no more than one."""
+"""Seconds for which an answer is reused: a thousand probes cost no more than one."""
 
 
 class Health:

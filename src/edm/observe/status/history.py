@@ -71,7 +71,7 @@ class History:
             self._last = totals
             gap = min(now - self._second, SECONDS)
             if gap <= 0:
-                if self._second - now > SECONDS:  # set back: begin anew instead of waiting for so long
+                if self._second - now > SECONDS:  # set back: begin again instead of waiting for so long
                     self._grown[:] = 0
                     self._second = now
                 self._grown[self._second % SECONDS] += grown

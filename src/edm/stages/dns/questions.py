@@ -30,7 +30,7 @@ FEW = 16
 
 _FOUND = 1024
 
-# Where a piece of a name was spelt out last, by its place in the message, for the first bytes of a message: those to
+# Where a piece of a name was written out last, by its place in the message, for the first bytes of a message: those to
 # which pointers lead. A word is serial << 24 | k << 8 | begin within names[k]; one of another serial says nothing.
 _PLACES = 1 << 14
 _SERIAL = _PLACES
@@ -58,7 +58,7 @@ class MoreQuestions(NamedTuple):
     found : uint32[1024]
         By a hash of a name's bytes, where in the block the last such name of the row stands; 0 for none.
     spelt : int64[16385]
-        For each place of the row's message, where in ``names`` the name that begins there has been spelt out already.
+        For each place of the row's message, where in ``names`` the name that begins there has been written out already.
     """
 
     names: U8Array
@@ -110,7 +110,7 @@ def _forget(spelt: I64Array) -> None:
 
 @inlined
 def _spell(buf: Bytes, base: I64, pos: I64, out: MoreQuestions, row: I64) -> I64:
-    """Write the name at ``pos`` to ``out.names[row]``, copying what has been spelt before; return its length."""
+    """Write the name at ``pos`` to ``out.names[row]``, copying what has been written before; return its length."""
     names, spelt = out.names, out.spelt
     serial = spelt[_SERIAL]
     to = 0
@@ -142,7 +142,7 @@ def _spell(buf: Bytes, base: I64, pos: I64, out: MoreQuestions, row: I64) -> I64
 def collect_questions(
     buf: Bytes, u32: U32Columns, fate: Fates, n: I64, place: Place, out: MoreQuestions
 ) -> tuple[I64, Place]:
-    """Spell out the names of the second and later questions of the rows that are still PENDING.
+    """Write out the names of the second and later questions of the rows that are still PENDING.
 
     One name is one entry ``k`` of the result, in the order of rows and of the questions within a row. Of more than
     :data:`FEW` questions in a row, those that are written like an earlier one are mostly left out. The messages have

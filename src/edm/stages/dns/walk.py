@@ -127,7 +127,7 @@ def walk_messages(buf: Bytes, scratch: I64, u32: U32Columns, fate: Fates, n: I64
     Parameters
     ----------
     buf : uint8[:]
-        The block. Question names that used compression pointers are spelt out after its data.
+        The block. Question names that used compression pointers are written out after its data.
     scratch : int64
         First free byte of ``buf``: ``len(buf) - scratch >= 255 * n``.
     u32 : uint32[N_U32, stride]

@@ -42,7 +42,7 @@ class NewNames:
     Parameters
     ----------
     emit : callable
-        Gets the events of each batch that had any, and sees to it that their names are saved
+        Gets the events of each batch that had any, and makes sure that their names are saved
         (:meth:`EventBlock.save_names`); must not wait long.
     """
 

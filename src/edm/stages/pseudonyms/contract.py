@@ -20,7 +20,7 @@ writes               ``SOURCE_LEN + side``: 4, 16, or the odd length found, 0 if
 Only these reach session rows; the true address reaches the sketches of histograms and nothing else.
 
 What a reload does: it asks for the key of the new configuration (:func:`edm.snapshot.parts.pseudonyms_key`) and makes
-the pseudonyms anew (:func:`edm.snapshot.parts.load_pseudonyms`) only if that has changed.
+the pseudonyms again (:func:`edm.snapshot.parts.load_pseudonyms`) only if that has changed.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def list_addresses(
         ipv4: U64 = np.uint64(0)
         ipv6: U64 = np.uint64(0)
         for j in range(left):
-            # No branch on the length, which nobody can guess.
+            # No branch on the length, which cannot be predicted.
             i = np.uint64(u32[c.LEFT_ROW, j])
             has = np.uint64((u32[c.PRESENT, i] & (c.HAS_QUERY_ADDRESS << side)) != 0)
             length = np.uint64(u32[c.QUERY_ADDRESS_LEN + 2 * side, i]) * has

@@ -93,7 +93,7 @@ class Backlog:
                 self._trouble(error)
         self.loaded = self.disk_events
 
-    # What waits
+    # The queue
 
     @property
     def disk_events(self) -> int:

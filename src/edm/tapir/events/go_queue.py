@@ -18,7 +18,7 @@ from edm.tapir.events.chunks import Chunk, chunk_of_messages
 from edm.tapir.mqtt.packets import PacketError, parse_publish
 
 SLICE = 256
-"""Files taken over at a stretch."""
+"""Files taken over in one go."""
 
 _LISTED = 20_000
 _PACKET_MAX = 1 << 20
@@ -53,7 +53,7 @@ class GoQueue:
         self.pending = folder.is_dir()
 
     def take_over(self) -> bool:
-        """Take over one slice; returns whether it is worth while to go on with the next at once."""
+        """Take over one slice; returns whether there is more to do at once."""
         if self._unsafe:
             if not self._backlog.put([]):
                 return False  # the disk still cannot take them; the files are as good a place

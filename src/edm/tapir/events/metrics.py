@@ -17,7 +17,7 @@ _ROUND_TRIP_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 
 
 class EventsMetrics:
-    """What is told about events: what became of how many, what waits, how the connection does.
+    """The metrics of events: their fates, the queue, and the state of the connection.
 
     The ledger since the start is: loaded + queued = sent + failed + dropped + damaged + on disk + in memory.
 
@@ -60,7 +60,7 @@ class EventsMetrics:
         self._metrics = metrics
 
     def watch(self, backlog: Backlog, connected: Callable[[], bool]) -> None:
-        """Add the metrics that are asked for when somebody looks."""
+        """Add the metrics that are asked for at a scrape."""
         add = self._metrics.callback
         add(
             "edm_mqtt_queued_total",

@@ -147,7 +147,7 @@ class EventsOut:
         return self.backlog
 
     def reload(self, config: Config) -> None:
-        """Read the signing key anew, and client certificate and authorities for the next connection.
+        """Read the signing key again, and client certificate and authorities for the next connection.
 
         A broker that takes nothing is tried again at once.
 
@@ -195,7 +195,7 @@ class EventsOut:
     def stop(self, grace: float) -> None:
         """Store what the event queue still holds, finish what is on the wire, close the connection.
 
-        Without a disk queue, what waits is sent as far as ``grace`` seconds allow; the rest is lost and counted.
+        Without a disk queue, queued events are sent as far as ``grace`` seconds allow; the rest is lost and counted.
         Storing gets a second at least.
         """
         if not self._started:

@@ -4,7 +4,7 @@ The file is in WAL mode with ``synchronous=NORMAL``: what was committed survives
 way; a power cut may cost the last moments, never the file. Every transaction that changes entries also changes
 the totals, so the account of what became of all events ever queued is exact whenever the process dies.
 
-Nothing here is thread-safe; :class:`edm.tapir.events.backlog.Backlog` sees to that.
+Nothing here is thread-safe; :class:`edm.tapir.events.backlog.Backlog` takes care of that.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class QueueFile:
     Attributes
     ----------
     events, bytes : int
-        What waits, whether fetched or not.
+        Queued events, whether fetched or not.
     totals : dict[str, int]
         See :data:`TOTALS`.
     names : bytes
@@ -187,7 +187,7 @@ class QueueFile:
     def read(self, after: int, most_events: int) -> tuple[list[Entry], list[Broken]]:
         """Return the oldest entries after the one numbered ``after``, and those found broken on the way.
 
-        Broken entries are moved to the table ``damaged`` for somebody to look at.
+        Broken entries are moved to the table ``damaged`` for inspection.
         """
         entries: list[Entry] = []
         bad: list[tuple[int, str]] = []
@@ -224,7 +224,7 @@ class QueueFile:
         return Broken(number, events, reason)
 
     def keep(self, chunk: Chunk, reason: str) -> None:
-        """Put a chunk that is not to be sent again into the table ``damaged``, for somebody to look at."""
+        """Put a chunk that is not to be sent again into the table ``damaged``, for inspection."""
         body, _ = chunk.encode()
         with sqlite_errors(), transaction(self._db):
             self._db.execute(

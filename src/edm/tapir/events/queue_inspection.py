@@ -27,7 +27,7 @@ _ATTEMPTS = 3
 
 
 def inspect_queue(path: str, top: int = 10) -> dict[str, Any]:
-    """Return what waits in a queue file, what became of all events, and the youngest of those set aside.
+    """Return the events in a queue file, the fates of all events, and the youngest of those set aside.
 
     Parameters
     ----------

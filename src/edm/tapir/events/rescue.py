@@ -31,7 +31,7 @@ class Rescue:
     saved : int
         Events found intact and put into the new file.
     lost : int or None
-        Events that were waiting and could not be read; None if nobody can tell.
+        Events that were waiting and could not be read; None if that is unknown.
     """
 
     path: Path

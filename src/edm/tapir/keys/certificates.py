@@ -98,7 +98,7 @@ class ClientCertificate:
         return self._pair.value.not_after - (time.time() if now is None else now)
 
     def reload(self, settings: Settings) -> None:
-        """Read certificate, key and authorities anew, from where ``settings`` says, for the next connections.
+        """Read certificate, key and authorities again, from where ``settings`` says, for the next connections.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class ClientCertificate:
             self._renewed()
 
     def refresh(self) -> None:
-        """Look at the files and take up what was renewed; to be called before a connection and now and then."""
+        """Look at the files and load what was renewed; to be called before a connection and now and then."""
         if self._authorities.refresh() | self._pair.refresh():
             self._renewed()
 

@@ -49,7 +49,7 @@ class AggregateService:
         return self._key.value
 
     def reload(self, settings: Settings) -> None:
-        """Read key, certificate and authorities anew; the URL stays.
+        """Read key, certificate and authorities again; the URL stays.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class AggregateService:
         self.certificate.reload(settings)
 
     def refresh(self) -> None:
-        """Take up what was renewed on disk."""
+        """Load what was renewed on disk."""
         self._key.refresh()
         self.certificate.refresh()
 

@@ -1,4 +1,4 @@
-"""The header fields that vouch for an upload: its interval, the digest of its content, and the signature.
+"""The header fields that authenticate an upload: its interval, the digest of its content, and the signature.
 
 The signature is an HTTP message signature (RFC 9421) with Ed25519, labelled ``sig1``, over type, length and
 digest (RFC 9530) of the content. It is written out here because the order of its parameters is part of what is

@@ -51,7 +51,7 @@ class UploadMetrics:
         self._outbox_bytes.set(size)
 
     def gone(self, size: int) -> None:
-        """Take a file of ``size`` bytes off what waits."""
+        """Remove a file of ``size`` bytes from the queue."""
         self.waiting(self._waiting[0] - 1, self._waiting[1] - size)
 
     def succeeded(self, size: int) -> None:

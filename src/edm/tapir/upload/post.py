@@ -72,7 +72,7 @@ class Target:
     authority : str
         Value of the Host field.
     path : str
-        Path and query as they stand in the request.
+        Path and query as in the request.
     """
 
     tls: bool
@@ -144,7 +144,7 @@ class Exchange:
         """Break the connection; a step that waits for it fails at once. Any thread may call it."""
         self._aborted = True
         if self._socket is not None:
-            # Not the method of the TLS socket, which would pull the TLS state from under the other thread.
+            # Not the method of the TLS socket, which would drop the TLS state that the other thread still uses.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 

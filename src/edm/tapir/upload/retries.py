@@ -71,7 +71,7 @@ class Backoff:
 
 @dataclass
 class FileRecord:
-    """What is remembered of a file that could not be dealt with at once."""
+    """The state of a file that could not be uploaded at once."""
 
     identity: tuple[int, int]
     backoff: Backoff

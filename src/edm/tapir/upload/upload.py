@@ -37,8 +37,8 @@ class Uploader:
     is killed between the answer and the move uploads that file once more after its restart; in any other case
     a stored file is not sent again. A file that fails is tried again after a growing wait, and the others go on
     meanwhile; how often they are tried slows down while nothing succeeds. A file refused for its own sake
-    ``http-retry-limit`` times is set aside; a reload gives it one more try. For a refusal that is the key's, the
-    certificate's, the clock's or the URL's fault no file is set aside: all wait, and one after the other probes.
+    ``http-retry-limit`` times is set aside; a reload gives it one more try. For a refusal because of the key, the
+    certificate, the clock or the URL, no file is set aside: all stay queued, and one at a time is tried.
 
     Parameters
     ----------
@@ -100,10 +100,10 @@ class Uploader:
         self._thread.start()
 
     def reload(self, settings: Settings) -> bool:
-        """Switch the sender on or off; read key, client certificate and authorities anew for the next upload.
+        """Switch the sender on or off; read key, client certificate and authorities again for the next upload.
 
-        A sender that was off at the start is set up now. What waits to be tried again is tried at once, and what was
-        set aside gets another try. Returns whether it is on.
+        A sender that was off at the start is set up now. Files that wait for a retry are tried at once, and
+        files that were set aside are tried again. Returns whether it is on.
 
         Raises
         ------
@@ -139,7 +139,7 @@ class Uploader:
         self._limited.flush()
 
     def status(self) -> dict[str, Any]:
-        """Tell what waits, what was sent, and the last error; see :class:`edm.output.sink.Sink`."""
+        """Return the queue, what was sent, and the last error; see :class:`edm.output.sink.Sink`."""
         return self._counts.status(self._enabled, getattr(self.service, "target", None), self._limited.last)
 
     def certificates(self) -> list[tuple[str, float]]:

@@ -2,16 +2,16 @@
 
 Layout (10 million names take some 13 bytes each):
 
-- Names are dealt out to buckets by the high bits of their hash, four to a bucket on average. The names of a bucket are
-  a *block* of the ``arena``, and have consecutive indexes, in the order of the buckets. So nothing has to be stored to
-  get from a hash to a name, or from a name to its index, but where each block begins.
+- Names are distributed to buckets by the high bits of their hash, four to a bucket on average. The names of a bucket
+  are a *block* of the ``arena``, and have consecutive indexes, in the order of the buckets. So nothing has to be
+  stored to get from a hash to a name, or from a name to its index, but where each block begins.
 - ``directory``: a record of 16 bytes for each bucket and one for the end. Its first word holds the offset of the block
   (32 bits), the index of the block's first name (28 bits) and the number of names (4 bits; 15 stands for 15 and more,
   and the number follows from the next record). Its second word holds the tags of the first eight names: seven bits of
   the hash, and whether it is a suffix entry. So a name that is not in the table mostly costs one cache line. A hit
   counts only after all bytes of the name were compared.
 - A block: for each name one byte that says how many codes it has (1 to 255), the tags of the ninth name and those
-  behind it, and the codes of the names, see :mod:`edm.stages.domains.table.symbols`. Blocks stand in no order, each
+  behind it, and the codes of the names, see :mod:`edm.stages.domains.table.symbols`. Blocks are in no order: each is
   where it fits into the rest of a cache line, so that one of up to 64 bytes costs no second line; that takes half a
   byte a name.
 - Words that match nothing have the indexes behind those of the entries, and their text is kept as it is.

@@ -2,7 +2,7 @@ r"""Short codes for strings that are frequent in the names of a list, so that na
 
 A code is one byte and stands for a symbol of 1 to 8 bytes of wire form, such as ``\x03com`` or ``sh``; the symbols
 are chosen for each list (after FSST: Boncz, Neumann, Leis, Fast Random Access String Compression, 2020). A name is
-told from another without spelling it out: each code's symbol is compared where it would stand.
+told from another without writing it out: each code's symbol is compared where it would stand.
 
 - Code ``ESCAPE``: the next byte stands for itself.
 - Code ``NOTHING``, never written, stands for no bytes: what a lookup takes for codes behind a name's last one.

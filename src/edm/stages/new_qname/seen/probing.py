@@ -5,7 +5,7 @@ home line of a fingerprint is the share of its high 32 bits in ``2**32``, times 
 first empty slot (0), or if there is none, the first one in the lines behind. So a table is roughly sorted, whatever
 its size, there is no wrapping around at its end, and at 75 % 94 of 100 fingerprints are in their home lines.
 
-Therefore it can grow where it stands, by any factor: nothing moves to the left, so what is there is moved from the
+Therefore it can grow in place, by any factor: nothing moves to the left, so what is there is moved from the
 right end on, part by part. Meanwhile fingerprints whose home among ``state[BEFORE]`` lines is below ``state[BOUNDARY]``
 are still in their old places, and all others in their new ones. A part begins behind a line with an empty slot, so that
 nothing of it has overflowed from before.
@@ -72,7 +72,7 @@ N_STATE = 5
 NEXT = 0  # fields of ``progress``: next name of the batch to insert,
 NEW = 1  # names found to be new,
 STORED = 2  # fingerprints stored,
-DISPLACED = 3  # fingerprints that gave way to others
+DISPLACED = 3  # fingerprints that were displaced by others
 N_PROGRESS = 4
 
 _CHUNK = 64  # names whose lines are asked for before they are looked at: few enough to stay in the L1 cache
