@@ -333,6 +333,11 @@ class Settings:
         "localhost, the name of this machine, and the one in metrics-address or debug-address; * allows any.",
         check=parse_names,
     )
+    control_socket: bool = _observe(
+        True,
+        "Answer edm explain and edm reload --preview over a Unix socket in the data directory, and keep a small sample "
+        "of the last seconds of frames in memory for them. Only root and the daemon's user may ask.",
+    )
     log_format: str = _observe(
         "auto",
         "Form of log lines; auto is text on a terminal and JSON elsewhere.",
