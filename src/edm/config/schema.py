@@ -27,7 +27,6 @@ SALT_MIN = 8
 SEEN_STORE_DEFAULT = 100_000_000
 """Bound on the stored names when ``qname-seen-store-entries`` is 0."""
 
-
 _KIB = 1 << 10
 _MIB = 1 << 20
 
@@ -340,6 +339,11 @@ class Settings:
         "Host names, separated by commas, that requests for metrics and profiles may use besides IP addresses, "
         "localhost, the name of this machine, and the one in metrics-address or debug-address; * allows any.",
         check=parse_names,
+    )
+    control_socket: bool = group.observe(
+        True,
+        "Answer edm explain and edm reload --preview over a Unix socket in the data directory, and keep a small sample "
+        "of the last seconds of frames in memory for them. Only root and the daemon's user may ask.",
     )
     log_format: str = group.observe(
         "auto",
