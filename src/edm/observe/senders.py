@@ -32,6 +32,7 @@ class Senders(Collector):
         self._lock = threading.Lock()
         self._by_identity: dict[bytes | None, I64Array] = {None: np.zeros(len(MESSAGE_TYPES), np.int64)}
         self._warned: set[bytes] = set()
+        self.warn = True  # whether what is doubtful is logged
 
     def add(self, counts: Iterable[tuple[bytes | None, I64Array]], wanted: U8Array) -> None:
         """Add a batch: identity (None: unknown) and ``int64[15]`` frames by type; ``wanted`` are the types in use."""
@@ -47,7 +48,7 @@ class Senders(Collector):
                 if doubtful and identity is not None:
                     self._warned.add(identity)
                 kinds = [MESSAGE_TYPES[i] for i in _TO_CLIENTS + _FROM_SERVERS if total[i] and wanted[i]]
-            if doubtful:
+            if doubtful and self.warn:
                 structlog.get_logger().warning(
                     "one sender sends two kinds of answers for the same traffic, which counts twice",
                     identity=_label(identity),
