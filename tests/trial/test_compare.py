@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_fates_are_those_of_the_minimiser(tmp_path: Path, monkeypatch: pytest.Mo
 
     before = config(tmp_path / "a", ignored_question_names_file="", ignored_client_ips_file="")
     after = config(tmp_path / "b", disable_session_files=True)
-    path = str(golden.capture("unbound"))
+    path = str(golden.capture("dnsdist"))
     with capture_logs() as lines:
         comparison, problems = compare(before, after, [path])
     assert (lines, problems) == ([], [])
@@ -41,11 +42,14 @@ def test_fates_are_those_of_the_minimiser(tmp_path: Path, monkeypatch: pytest.Mo
     moves = {(change["from"], change["to"]): change["frames"] for change in found["changes"]}
     assert sum(moves.values()) == found["changed"]
     assert moves["session", "session_off"] == found["after"]["session_off"]
+    counters = json.loads((golden.CAPTURES / "dnsdist" / "counters.json").read_text())  # of the Go daemon
+    assert found["after"]["client_ignored"] == counters["edm_ignored_client_ip_total"] > 0
+    assert found["after"]["question_ignored"] == counters["edm_ignored_question_name_total"] > 0
     decided = [
         each for each in found["entries"] if each["to"] == "client_ignored" and each["state"] == "after"
     ]
     lines_of = (golden.LISTS / "ignored-clients").read_text().split("\n")
-    assert decided
+    assert sum(each["frames"] for each in decided) == found["after"]["client_ignored"]
     assert all(lines_of[int(each["entry"].removeprefix("line ")) - 1].count("/") == 1 for each in decided)
 
 
