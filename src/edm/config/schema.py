@@ -33,8 +33,7 @@ _MIB = 1 << 20
 
 @cache
 def _cpus() -> int:
-    # Once: the answer may change while a process runs, but not how many workers it has.
-    return usable_cpus()
+    return usable_cpus()  # once: the answer may change while a process runs, but not how many workers it has
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -341,9 +340,7 @@ class Settings:
         check=parse_names,
     )
     control_socket: bool = group.observe(
-        True,
-        "Answer edm explain and edm reload --preview over a Unix socket in the data directory, and keep a small sample "
-        "of the last seconds of frames in memory for them. Only root and the daemon's user may ask.",
+        True, "Answer edm explain and edm reload --preview over a Unix socket in the data directory."
     )
     log_format: str = group.observe(
         "auto",

@@ -57,7 +57,7 @@ class Recent:
         with self._lock:
             self._due = now + EVERY
             self._looks += 1
-            part = _cut(block, self._looks * _STRIDE % block.frames, now)
+            part = _cut(block, self._looks * _STRIDE % max(1, block.frames - _FRAMES + 1), now)
             if part is not None:
                 self._parts.append(part)
                 self._frames += len(part.off)

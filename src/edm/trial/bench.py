@@ -110,11 +110,13 @@ class Bench:
         )
         self.events: list[bytes] = []
         self._snapshot = dataclasses.replace(snapshot, interval=self.interval)
+        metrics = Metrics()
+        metrics.senders.warn = False
         self._pipeline = Pipeline(
             0,
             NewNames(names, self._emit),
             _Outputs(),
-            Metrics(),
+            metrics,
             message_types=message_types,
             log=_Silent(),
         )
