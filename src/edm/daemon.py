@@ -51,11 +51,11 @@ class Daemon:
     read_config : callable
         Reads the configuration again for a reload.
     reload_wanted : threading.Event, optional
-        Set if a reload was asked for while there was no daemon yet to take the signal.
+        Set if SIGHUP came before the daemon existed; a reload then follows the start.
     sinks : callable
-        Makes what takes events and finished files away.
+        Makes the sinks, which take events and finished files away.
     source : callable
-        Opens what frames come from.
+        Opens the source that frames come from.
     """
 
     def __init__(
@@ -83,25 +83,26 @@ class Daemon:
         self._control: ControlServer | None = None
         self._recent: Recent | None = None
         self._manager = ServiceManager(os.environ)
-        self._turned = time.monotonic()  # when the main loop last did
+        self._turned = time.monotonic()  # time of the main loop's last turn
         self._rotated = time.time()
         self.ready = threading.Event()
 
     # Start
 
     def start(self) -> None:
-        """Start everything; an error names what cannot be used.
+        """Start everything.
 
         Raises
         ------
         EdmError
+            Names the setting, file or address that cannot be used.
         """
         sys.setswitchinterval(SWITCH_INTERVAL)
         refuse_shared_folders(self.config)
         for warning in (*self.config.warnings, *exposures(self.config)):
             self.log.warning(warning)
         self.access = Access(self.config)
-        self.engine = Engine(self.config, self.metrics, events=False)  # until a sink takes them
+        self.engine = Engine(self.config, self.metrics, events=False)  # a sink turns them on
         self.sinks = self._make_sinks(self.config, self.engine)
         try:
             self._start_sinks()
@@ -131,7 +132,8 @@ class Daemon:
         self._status = "receiving dnstap"
         self._manager.ready(self._state())
         self.metrics.faults.on_first = lambda: self._tasks.put(self._tell_faults)
-        # Not before: a reload that was asked for during the start comes after it, for everybody who is told.
+        # Started last, so that the service manager and "edm reload" hear of the start before they hear of a
+        # reload that was requested meanwhile.
         threading.Thread(target=self._reload_loop, name="edm-reload", daemon=True).start()
         self.ready.set()
 
@@ -161,7 +163,7 @@ class Daemon:
         self.engine.seen.close()
 
     def _show_metrics(self) -> None:
-        # Not edm_connections: OpenMetrics takes that for the family of edm_connections_total.
+        # The name is not edm_connections: OpenMetrics reads that as the family of edm_connections_total.
         self.metrics.callback("edm_open_connections", "Connections open now", lambda: self.source.connections)
         self.metrics.callback(
             "edm_reload_waiting",
@@ -226,8 +228,8 @@ class Daemon:
         while not self._stopping.is_set():
             with contextlib.suppress(queue.Empty):
                 self._tasks.get(timeout=min(clock.wait(), self._manager.interval))()
-            # From here, since the rotation waits for every worker to leave its batch: if one never does, or the
-            # loop stands still for another reason, the signs of life end.
+            # The signs of life come from this loop, because the rotation in it waits for every worker to leave its
+            # batch. So they end if a worker hangs, or if the loop itself does.
             self._turned = time.monotonic()
             if self._watched.health.live:
                 self._manager.alive()
@@ -273,9 +275,17 @@ class Daemon:
     def rotate_on_request(self, timeout: float) -> None:
         """Rotate now; returns when all frames read before have been handed to the writers.
 
+        Parameters
+        ----------
+        timeout : float
+            Seconds.
+
         Raises
         ------
-        RotationTimeoutError, ShuttingDownError
+        RotationTimeoutError
+            The rotation is not done after ``timeout`` seconds.
+        ShuttingDownError
+            The daemon is stopping.
         """
         if self._stopping.is_set():
             raise ShuttingDownError("edm is shutting down")
@@ -298,7 +308,7 @@ class Daemon:
             raise RotationTimeoutError("timed out waiting for parquet rotation") from None
 
     def _reload_loop(self) -> None:
-        # Loading may take seconds; in a thread of its own it does not hold up the rotation clock.
+        # Loading may take seconds. In a thread of its own it does not delay the rotation.
         while True:
             wanted = self._reload_wanted.wait(self.reloader.due)
             if self._stopping.wait(self.reloader.pause if wanted else 0.0):
@@ -317,7 +327,7 @@ class Daemon:
             self._leave_outcome()
 
     def _leave_outcome(self) -> None:
-        """Leave the outcome of the reload, or of the start, where ``edm reload`` looks for it."""
+        """Write the outcome of the last reload, or of the start, to the file that ``edm reload`` reads."""
         try:
             self.reloader.outcome.write(self.engine.data.root)
         except OSError as error:
@@ -345,7 +355,7 @@ class Daemon:
 
 
 def _keep_what_is_there() -> None:
-    # What start-up made stays: neither a collection under load nor the one at exit need look at it again.
+    # Objects made at start-up live as long as the process. Frozen, they cost no time in later garbage collections.
     gc.collect()
     gc.freeze()
 
@@ -353,7 +363,7 @@ def _keep_what_is_there() -> None:
 def run_daemon(
     config: Config, read_config: Callable[[], Config], reload_wanted: threading.Event | None = None
 ) -> int:
-    """Run the daemon; return the exit code. An error of the operator's is logged in one line."""
+    """Run the daemon; return the exit code. An :class:`EdmError` at the start is logged in one line."""
     try:
         return Daemon(config, read_config, reload_wanted).run()
     except EdmError as error:

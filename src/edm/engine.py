@@ -1,7 +1,7 @@
-"""The engine: workers, snapshots, rotation and writers, whatever the frames come from.
+"""The engine: workers, snapshots, rotation and writers, for frames from any source.
 
-The daemon and the file minimiser both run this very same engine; they differ only in what feeds the intake
-and who takes the events.
+The daemon and the file minimiser both run this engine. They differ only in what fills the intake and what takes
+the events.
 """
 
 from __future__ import annotations
@@ -43,16 +43,19 @@ from edm.stages.new_qname.seen.store import FOLDER_NAME, SeenStore
 from edm.worker import Worker
 
 SESSION_ROWS = 32768
-"""Rows that a worker gathers before they become a row group."""
+"""Session rows that a worker collects before they become a row group."""
 
 EVENT_FLOOR = 262_144
-"""Least bound of the event queue: events come a batch at a time, not one by one as in the Go daemon, and as fast
-as kernels find them. A random subdomain attack makes hundreds of thousands a second, for which the thread that
-stores them has to compete with the workers; waiting, an event takes some 150 bytes."""
+"""Smallest bound of the event queue, in events.
+
+Events come in batches, as fast as the kernels find them, and not one by one as in the Go daemon. A random subdomain
+attack makes hundreds of thousands a second, and the thread that stores them competes with the workers. A waiting
+event takes some 150 bytes.
+"""
 
 
 CHORES = 5.0
-"""Seconds between two rounds of chores: writing the seen names to disk, summing up suppressed log lines."""
+"""Seconds between two rounds of periodic work: writing seen names to disk, reporting suppressed log lines."""
 
 
 def isoformat(us: int) -> str:
@@ -68,14 +71,16 @@ class Engine:
     Parameters
     ----------
     config : Config
-        Valid for the purpose.
+        Already checked.
     events : bool
         Whether new names become events from the beginning; see also :meth:`send_events_to`.
+    live : bool
+        Whether senders wait for this program. If not, no line of the debug file is dropped.
 
     Attributes
     ----------
     loaded_at : dict
-        When each list, and the key, came into use; by field of the snapshot, seconds since 1970.
+        When each list and the key came into use (seconds since 1970), by field of the snapshot.
 
     Raises
     ------
@@ -109,14 +114,15 @@ class Engine:
         _show_metrics(self)
 
     def _load(self, config: Config, events: bool, live: bool) -> Snapshot:
-        """Read all that the first snapshot holds, and open what the program owns on disk."""
+        """Read the parts of the first snapshot; open the data directory, the seen names and the debug file."""
         parts = load_parts(config)
         self.data = DataDirectory(Path(config.data_dir))
         self.seen = SeenStore.open(
             self.data.root / FOLDER_NAME, limit_entries=config.seen_store_entries, sync=config.pebble_sync
         )
         try:
-            # Only now: another process with this data directory would have been met above.
+            # Only now: the store above cannot be opened while another process uses this data directory, and that
+            # process's files must stay.
             self.data.clean()
             rescue_new_names(self.data)
             well_known = DomainTable.build(open_well_known(config))
@@ -152,7 +158,8 @@ class Engine:
         ]
 
     def _do_chores(self) -> None:
-        # What is due now and then and may wait for the disk: never in the main loop, which rotates.
+        # Periodic work that may wait for the disk. It has a thread of its own, because the main loop must rotate
+        # on time.
         evicted = 0
         last = False
         while not last:
@@ -168,13 +175,13 @@ class Engine:
 
     def _begin(self, table: DomainTable, config: Config) -> Interval:
         return Interval.begin(
-            workers=self.config.workers,  # as many as were started, whatever a reload says
+            workers=self.config.workers,  # those that were started: a reload does not change their number
             domains=len(table),
             explicit_threshold=config.histogram_hll_explicit_threshold,
             session_rows=SESSION_ROWS,
         )
 
-    # What the pipelines hand out
+    # Outputs of the pipelines
 
     def _emit(self, events: EventBlock) -> None:
         queued, discarded = self.event_taker.put(events) if len(events) else (0, 0)
@@ -197,12 +204,12 @@ class Engine:
             self._debug_writer.put(frames)
 
     def reopen_debug_file(self) -> bool:
-        """Go on in the debug file that has the name now; return False if there is none.
+        """Open the debug file again if it was renamed or removed; return False if none is configured.
 
         Raises
         ------
         OutputError
-            It cannot be opened; the old one stays in use.
+            The new file cannot be opened; the old one stays in use.
         """
         if self._debug_writer is None:
             return False
@@ -212,13 +219,13 @@ class Engine:
     # Lifecycle
 
     def send_events_to(self, sink: EventSink) -> None:
-        """Let new names become events for a sink that was started; remember the names whose events it has kept.
+        """Let new names become events, and hand them to ``sink``, which has been started.
 
-        Called before :meth:`start`.
+        Names whose events the sink still holds count as seen. Called before :meth:`start`.
         """
         self.event_taker = sink
         with self._publishing:
-            # Still the first generation: no worker has entered it.
+            # The generation stays the first: no worker has entered it yet.
             self.cell.publish(dataclasses.replace(self.cell.current, events=True))
         if recalled := self.seen.recall(sink.names):
             self.log.info("took names over from the queue of new names", names=recalled)
@@ -237,7 +244,7 @@ class Engine:
         with self._publishing:
             old = self.cell.current
             table = self._next_well_known
-            if table is None:  # not falsy: a list may have no words
+            if table is None:  # not "if not table": the table of an empty list is false
                 table = old.well_known
             self._next_well_known = None
             if table is not old.well_known:
@@ -284,21 +291,32 @@ class Engine:
 
     @property
     def latest_well_known(self) -> DomainTable:
-        """The table loaded last: the one to be taken into use, else the one in use."""
+        """The table loaded last: the one for the next interval if there is one, otherwise the one in use."""
         with self._publishing:
             table = self._next_well_known
             return self.cell.current.well_known if table is None else table
 
     def set_next_well_known(self, table: DomainTable) -> None:
-        """Take ``table`` into use with the next interval: rows are counted per index of the table."""
+        """Use ``table`` from the next interval on: within one, counts belong to indexes of one table."""
         with self._publishing:
             self._next_well_known = table
 
     def stop(self, timeout: float = 60.0, take_events: Callable[[], None] = lambda: None) -> dict[str, int]:
-        """Drain: work off every block handed in, write the last interval, close everything.
+        """Drain: finish every block handed in, write the last interval, close everything.
 
-        The readers must have stopped before. ``take_events`` is called when no more events come: it returns when
-        all have been taken and their names saved. Returns the balance of the last interval's ledger.
+        The readers must have stopped before.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait for each thread.
+        take_events : callable
+            Called when no more events come; it must return only when all have been taken and their names saved.
+
+        Returns
+        -------
+        dict of str to int
+            The balance of the last interval's ledger, in frames.
         """
         self.intake.close()
         for worker in self.workers:
@@ -322,7 +340,7 @@ class Engine:
         return self.cell.current.interval.ledger.balance()
 
 
-# Wiring: what an engine is made of, by its configuration
+# Wiring: parts of an engine, made from the configuration
 
 
 def _make_intake(config: Config) -> Intake:
@@ -336,13 +354,13 @@ def _make_intake(config: Config) -> Intake:
 def _open_debug_file(config: Config, metrics: Metrics, live: bool) -> DebugWriter | None:
     if not config.debug_dnstap_filename:
         return None
-    # With captures no line is left out; live senders must not wait.
+    # Live senders must not wait for a slow disk, so lines may be dropped. Capture files can wait.
     patience = PATIENCE if live else math.inf
     return DebugWriter(Path(config.debug_dnstap_filename), metrics, frame_to_json, patience)
 
 
 def _show_metrics(engine: Engine) -> None:
-    """Let the metrics that are asked for at scrape time ask this engine."""
+    """Register the metrics whose values are read from this engine at each scrape."""
     add = engine.metrics.callback
     add("edm_new_qname_ch_len", "new_qname events waiting in the queue", lambda: engine.event_queue.events)
     add("edm_block_queue_depth", "Blocks waiting for a worker", lambda: engine.intake.depth)

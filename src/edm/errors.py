@@ -1,14 +1,17 @@
-"""The exceptions that an operator's input can cause: each message names the thing and the reason, and no password."""
+"""Exceptions for errors that an operator, a file or a peer can cause.
+
+Each message names the thing and the reason. Passwords in it are masked.
+"""
 
 from __future__ import annotations
 
 import re
 
 MASK = "***"
-"""What is shown in the place of a password in a URL."""
+"""Shown instead of a password in a URL."""
 
-# A password may hold any character if somebody forgot to encode it, so what looks like one ends at the last "@"; with
-# a space in it only if no number follows the first colon, since that would be a port.
+# A password that was not percent-encoded may hold any character, so it is taken to end at the last "@". It may hold
+# a space unless a number follows the first colon, because that number would be a port.
 _USER = re.compile(r"""(://)(?:[^\s/:@"']*:(?!\d+(?:[/\s:,;)"']|$))[^\n"']*|\S*)@""")
 _BARE_USER = re.compile(r"""(?<![\w/])[\w.%+~-]+:[^\s@/"']+@(?=[\w\[])""")
 _QUERY = re.compile(
@@ -18,7 +21,7 @@ _QUERY = re.compile(
 
 
 def mask_passwords(text: str) -> str:
-    """Return ``text`` with what stands before the host of a URL, and secrets in its query, replaced by ``***``."""
+    """Return ``text`` with ``***`` for the user part of each URL and for secrets in its query."""
     if "@" in text:
         text = _BARE_USER.sub(f"{MASK}@", _USER.sub(rf"\1{MASK}@", text))
     if "=" in text:
@@ -34,7 +37,7 @@ class EdmError(Exception):
 
 
 class ConfigError(EdmError):
-    """The configuration cannot be used. ``violations`` holds one line for each thing that is wrong."""
+    """The configuration cannot be used. ``violations`` holds one line for each mistake."""
 
     def __init__(self, *violations: str) -> None:
         super().__init__("; ".join(violations))

@@ -48,7 +48,7 @@ _MORE_NAMES = 1024
 
 
 class Outputs(Protocol):
-    """Where a batch's results go when they leave the worker."""
+    """Takes the results of a batch when they leave the worker."""
 
     def session_rows(self, interval: Interval, batch: pa.RecordBatch) -> None:
         """Take session rows of an interval; waits while the writer is behind."""
@@ -67,14 +67,14 @@ class Pipeline:
     new_names : NewNames
         Shared by all workers.
     message_types : iterable of int
-        Types of answers that go on (dnstap.proto); none means all.
+        Message types (numbers of dnstap.proto) of the answers that are minimised; empty means all.
     log : structlog logger, optional
-        Takes what is wrong with frames, in limited lines.
+        Gets rate-limited lines about frames that cannot be read.
 
     Attributes
     ----------
     columns : Columns
-        Of the batch run last.
+        Columns of the last batch.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Pipeline:
         self.clock = StageClock()
 
     def run(self, block: Block, first: int, n: int, snapshot: Snapshot) -> None:
-        """Take the frames ``first .. first+n-1`` of ``block`` all the way, under one snapshot."""
+        """Take frames ``first .. first+n-1`` of ``block`` through all stages, under one snapshot."""
         columns = self.columns
         buf, u32, u64, fate = block.buf, columns.u32, columns.u64, columns.fate
         interval = snapshot.interval
@@ -144,11 +144,11 @@ class Pipeline:
         self._account(interval, pseudonyms.hits, pseudonyms.evictions, pseudonyms.odd_lengths)
 
     def flush_log(self) -> None:
-        """Log what the rate limit suppressed and has not come again since."""
+        """Report suppressed log lines that no later line has reported."""
         self._limited.flush()
 
     def _maker_of(self, snapshot: Snapshot) -> Maker:
-        # A maker belongs to one key for good: under a new key it starts with an empty cache by construction.
+        # A maker belongs to one key. A new key gets a new maker, whose cache is empty.
         if self._maker is None or self._pseudonyms is not snapshot.pseudonyms:
             self._pseudonyms, self._maker = snapshot.pseudonyms, snapshot.pseudonyms.new_cache()
         return self._maker
@@ -177,8 +177,8 @@ class Pipeline:
         candidates = self._new_names.store.candidates(block.buf, columns.u32, columns.fate, n)
         count = len(candidates.rows)
         if count:
-            # Which of them are new is decided when all blocks before this one have been looked at; by then the
-            # buffer holds other frames, so the events are written now.
+            # Which candidates are new is decided after all earlier blocks. By then the buffer holds other frames,
+            # so the events are built now.
             events = None
             if snapshot.events:
                 events = build_events(block.buf, columns.u32, columns.u64, candidates.rows, count)

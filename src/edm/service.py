@@ -1,4 +1,4 @@
-"""What the service manager is told: ready, reloading, stopping, alive. The protocol is that of sd_notify(3).
+"""Messages to the service manager: ready, reloading, stopping, alive. The protocol is that of sd_notify(3).
 
 Without ``NOTIFY_SOCKET`` in the environment nothing is sent.
 """
@@ -16,7 +16,7 @@ _SEND_SECONDS = 5.0
 
 
 class ServiceManager:
-    """The service manager's end of a datagram socket. Any thread may tell it something.
+    """Sends messages to the service manager over a datagram socket; any thread may.
 
     Parameters
     ----------
@@ -32,31 +32,31 @@ class ServiceManager:
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._stopping = False
         self._failed = False
-        # Twice as often as is asked for, as sd_watchdog_enabled(3) advises.
+        # Twice as often as asked for, as sd_watchdog_enabled(3) advises.
         self.interval = _watchdog(environ) / 2 if self._address else float("inf")
-        """Seconds between two signs of life that are asked for; infinite if none are."""
+        """Seconds between two signs of life; infinite if none are asked for."""
         self._next = clock() + self.interval
 
     def ready(self, status: str) -> None:
-        """Tell that the start or a reload is done; ``status`` is a line for the operator."""
+        """Say that the start or a reload is done; ``status`` is a line for the operator."""
         self._tell("READY=1", f"STATUS={status}")
 
     def status(self, status: str) -> None:
-        """Tell a line for the operator."""
+        """Send ``status``, a line for the operator."""
         self._tell(f"STATUS={status}")
 
     def reloading(self) -> None:
-        """Tell that a reload begins; :meth:`ready` ends it."""
+        """Say that a reload begins; :meth:`ready` ends it."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._tell("RELOADING=1", f"MONOTONIC_USEC={microseconds}", "STATUS=reloading")
 
     def stopping(self) -> None:
-        """Tell that the service ends; after this nothing more is told."""
+        """Say that the service stops; later messages are not sent."""
         self._tell("STOPPING=1", "STATUS=stopping")
         self._stopping = True
 
     def alive(self) -> None:
-        """Give a sign of life if one is due. The caller must be the loop whose standstill is to be noticed."""
+        """Send a sign of life if one is due. The caller must be the loop whose hanging is to be noticed."""
         if self._clock() >= self._next:
             self._next = self._clock() + self.interval
             self._tell("WATCHDOG=1")
@@ -78,11 +78,11 @@ class ServiceManager:
 def _address(path: str) -> str:
     if path.startswith("@"):
         return "\0" + path[1:]
-    return path if path.startswith("/") else ""  # other kinds are for virtual machines
+    return path if path.startswith("/") else ""  # others (vsock) are for virtual machines
 
 
 def _watchdog(environ: Mapping[str, str]) -> float:
-    """Return the seconds within which a sign of life is asked of this process."""
+    """Return the seconds within which this process must send a sign of life; infinite if it need not."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return float("inf")
     text = environ.get("WATCHDOG_USEC", "")

@@ -21,7 +21,7 @@ _TRACEBACKS = 3
 
 
 class Worker:
-    """Runs until the intake is closed and empty.
+    """A thread that takes blocks through the pipeline until the intake is closed and empty.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Worker:
     blocks, frames : int
         Blocks finished, and the frames in them.
     recent : Recent, optional
-        Is offered each block.
+        Sample of recent frames; each block is offered to it.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class Worker:
         self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
         self._complaints = 0
         self._busy = 0.0
-        self._since = 0.0  # when the block in hand was taken; 0 while there is none
+        self._since = 0.0  # when the current block was taken; 0 between blocks
         self.recent: Recent | None = None
         self.blocks = 0
         self.frames = 0
         self.thread = threading.Thread(target=self._run, name=f"edm-worker-{slot}", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self.thread.start()
 
     def _run(self) -> None:
@@ -72,12 +72,12 @@ class Worker:
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds spent on blocks so far, of the clock on the wall."""
+        """Seconds spent on blocks so far (elapsed time, not CPU time)."""
         return self._busy + self.stuck_seconds
 
     @property
     def stuck_seconds(self) -> float:
-        """Seconds spent so far on the block in hand; 0 without one."""
+        """Seconds spent so far on the current block; 0 between blocks."""
         since = self._since
         return time.monotonic() - since if since else 0.0
 
@@ -89,7 +89,7 @@ class Worker:
             self._complain(complaint)
 
     def _complain(self, event: str, frames: int = 1) -> None:
-        # The first few times with the traceback: what fails once may fail with every batch.
+        # Only the first few failures get a traceback, because a defect may fail with every batch.
         if self._complaints < _TRACEBACKS:
             self._complaints += 1
             structlog.get_logger().exception(event, count=frames)
@@ -97,7 +97,7 @@ class Worker:
             self._limited.error(event, count=frames)
 
     def flush_log(self) -> None:
-        """Log what the rate limit suppressed and has not come again since."""
+        """Report suppressed log lines that no later line has reported."""
         self._limited.flush()
         self.pipeline.flush_log()
 
@@ -120,7 +120,7 @@ class Worker:
             try:
                 self.pipeline.run(block, first, frames, snapshot)
             except Exception:
-                # A defect of ours must not stop the service; the ledger of the interval shows the loss too.
+                # A defect in this program must not stop the service. The interval's ledger shows the loss too.
                 self._metrics.faults.report(FRAMES, frames)
                 self._complain("batch failed, its frames are lost", frames)
             finally:
