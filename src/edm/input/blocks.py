@@ -1,8 +1,8 @@
 """Blocks, and the intake that hands them from readers to workers.
 
-A block is a buffer of whole length-prefixed frames together with their located offsets. All memory that
-input can take is the pool of blocks made at start: when every block is filled or being worked on, readers
-wait, the kernel's socket buffers fill, and the DNS server's own queue decides what to drop.
+A block is a buffer of whole length-prefixed frames together with their located offsets. The pool of blocks made at
+start is all the memory that input can take. When every block is in use, readers wait, the system's socket buffers
+fill, and the DNS server's own queue decides what to drop.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NO_ROOM = -2
 """What a ``fill`` function returns when the block it was given has too little room left."""
 
 Waited: TypeAlias = Callable[[float], None]
-"""Told for how many seconds a reader had to wait."""
+"""Called with the seconds that a reader had to wait."""
 
 
 def _ignore(_seconds: float) -> None:
@@ -44,14 +44,14 @@ class Block:
     view : memoryview
         The first ``capacity`` bytes of ``buf``, to receive into.
     off, length : uint32[capacity // 5 + 1]
-        Payload offset and length (bytes) of each located frame. There is a row for every frame that the bytes can
-        hold, so that nothing received has to wait elsewhere; pages that are never reached take no memory.
+        Payload offset and length (bytes) of each located frame. There are as many rows as frames of the smallest
+        size fit into the bytes, so the rows never run out first; memory pages that are never used cost nothing.
     frames : int
         Number of located frames.
     fill : int
-        Bytes of ``buf`` that are taken.
+        Bytes of ``buf`` in use.
     received, oversized : int
-        Bytes received and oversized frames skipped while it was filled.
+        Bytes received, and oversized frames skipped, while the block was filled.
     """
 
     __slots__ = (
@@ -95,7 +95,7 @@ class Block:
 class _Turn:
     """A reader's place in a queue, used under the intake's lock.
 
-    What a reader waits for is handed to it, so that no later reader can get it first.
+    The block (or the turn) is handed to the reader that waits, so that no later reader can get it first.
     """
 
     __slots__ = ("_changed", "_come", "block")
@@ -119,11 +119,11 @@ class Intake:
     """The bounded way from readers to workers.
 
     Heavy senders fill a block of their own (:meth:`acquire`, :meth:`submit`). Light senders share one open
-    block (:meth:`share`), which closes when it is full or ``linger`` seconds after its first byte, so that
-    the cost per block is bounded by blocks per second and not by writes per second.
+    block (:meth:`share`). It closes when it is full, or ``linger`` seconds after its first byte, so that the number
+    of blocks per second does not grow with the number of writes.
 
-    When blocks are scarce, readers get them in the order in which they began to wait. Every second one goes to the
-    light senders together, who take turns with it: so light senders are served, however many heavy ones there are.
+    When blocks are scarce, readers get them in the order in which they began to wait. Every second block goes to the
+    light senders, who fill it in turns. So light senders are served, however many heavy ones there are.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ class Intake:
     def acquire(self, waited: Waited = _ignore) -> Block:
         """Take an empty block out of the pool; waits for one (the backpressure) and counts the time.
 
-        ``waited`` is told the seconds, if there were any.
+        ``waited`` is called with the seconds if it had to wait.
         """
         with self._lock:
             return self._take_free(self._heavy, waited)
@@ -205,7 +205,7 @@ class Intake:
         return turn
 
     def submit(self, block: Block) -> None:
-        """Hand a filled block to the workers, behind what light senders have put into the shared one."""
+        """Hand a filled block to the workers, after the shared block that light senders have filled so far."""
         with self._lock:
             if block.empty:
                 self.bytes_total += block.received
@@ -218,9 +218,9 @@ class Intake:
     def share(self, fill: Callable[[Block], int], waited: Waited = _ignore) -> int:
         """Let ``fill`` receive into the shared open block; return what it returns.
 
-        ``waited`` is told the seconds for which this had to wait, if there were any. ``fill`` runs under the
-        intake's lock, must not wait, and advances ``frames`` and ``fill`` of the block it is given. If it
-        returns :data:`NO_ROOM` it is called again with an empty block.
+        ``fill`` runs under the intake's lock, must not wait, and advances ``frames`` and ``fill`` of the block that
+        it gets. If it returns :data:`NO_ROOM` it is called again with an empty block. ``waited`` is called with
+        the seconds if this call had to wait.
         """
         with self._lock:
             if self._sharing:
@@ -230,7 +230,7 @@ class Intake:
                 while (result := fill(self._shared(waited))) == NO_ROOM:
                     self._close_open()
                 return result
-            finally:  # also when the stream turned out to be malformed: frames before that count
+            finally:  # also after a malformed frame: the frames before it count
                 self._after_sharing()
 
     def _shared(self, waited: Waited) -> Block:
@@ -294,21 +294,21 @@ class Intake:
                 self._work.wait(wait)
 
     def release(self, block: Block) -> None:
-        """Return a block whose frames have all been handled."""
+        """Give back a block whose frames have all been handled."""
         with self._lock:
             self._outstanding.discard(block.sequence)
             self._give_back(block)
             self._idle.notify_all()
 
     def drain(self, timeout: float) -> bool:
-        """Wait until every frame handed in so far has been handled; tell whether that was reached."""
+        """Wait until every frame handed in so far has been handled; return False after ``timeout`` seconds."""
         with self._lock:
             self._close_open()
             target = self._sequence
             return self._idle.wait_for(lambda: not any(s <= target for s in self._outstanding), timeout)
 
     def close(self) -> None:
-        """Let workers finish what is there and then end. Readers must have stopped before."""
+        """Let workers finish the blocks handed in and then end. Readers must have stopped before."""
         with self._lock:
             self._closed = True
             self._work.notify_all()

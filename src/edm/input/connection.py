@@ -22,22 +22,22 @@ from edm.input.stream import HEAVY, StreamSource
 from edm.stages.framestream.protocol import FINISH, ServerHandshake, encode_control
 
 RESULTS = ("closed", "error", "handshake_error", "handshake_timeout", "displaced", "idle", "refused", "probe")
-"""The ways in which a connection can end; see ``edm_connections_total`` in docs/operations.md."""
+"""The ways a connection can end; see ``edm_connections_total`` in docs/operations.md."""
 
 DRAIN = 2.0
-"""Seconds at a stop for reading what a sender has already delivered."""
+"""Seconds for reading what senders have already delivered when the daemon stops."""
 
-_AIM = 8192  # bytes per receive that a light connection's pauses aim at
+_AIM = 8192  # bytes per receive that a light connection chooses its pauses for
 _HEAVY_AFTER = 3  # large receives in a row that make a heavy sender: fewer may be a backlog
-_HEAVY_SHARE = 8  # a heavy sender fills at least this part of its blocks
+_HEAVY_SHARE = 8  # to stay heavy, a sender must fill one part in this many of each block
 _FILL_WAIT = 0.002  # seconds a heavy connection waits for more before its block is closed
 _LEAST_PAUSE = 0.0005
 _LONGEST_PAUSE = 0.25
-_CROWD = 8  # connections from which on the pauses grow with their number
+_CROWD = 8  # with more connections than this, the pauses grow with their number
 
 
 class End(NamedTuple):
-    """How a connection ended: one of :data:`RESULTS`, and the reason if that is not the normal way."""
+    """How a connection ended: one of :data:`RESULTS`, and the reason if it is not the normal one."""
 
     result: str
     reason: str | None = None
@@ -45,20 +45,20 @@ class End(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a connection may do.
+    """Limits of a connection.
 
     Attributes
     ----------
     max_frame : int
         Largest frame, bytes.
     handshake_timeout : float
-        Seconds for each read and write of the handshake, the whole one of TLS, and FINISH.
+        Seconds for each read and write of the handshake, for the TLS handshake as a whole, and for FINISH.
     handshake_deadline : float
         Seconds for the handshake as a whole.
     idle_timeout : float
         Seconds without a byte in the data phase after which the connection is closed; 0 for never.
     linger : float
-        Seconds for which a light sender's writes are collected, with few connections.
+        Seconds for which the writes of a light sender are collected while there are few connections.
     """
 
     max_frame: int
@@ -86,8 +86,8 @@ class Connection:
     on_begin : callable, optional
         Called, from the connection's thread, when the peer has sent its first byte.
     crowd : callable
-        Tells how many connections there are. The more, the longer pause light ones between two receives, so that
-        a thousand idle talkers cost no more than a few dozen.
+        Returns the number of connections. The more there are, the longer light ones pause between two receives, so
+        that a thousand of them cost no more than a few dozen.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Connection:
         self._heavy_block = intake.block_size // _HEAVY_SHARE
         self._closing = False
         self._cut_off: int | None = None
-        self._unread = 0  # bytes that are still to be read while closing
+        self._unread = 0  # bytes still to read while closing
         self._until = 0.0
         self._handshaken = False
         self._since = time.time()
@@ -125,7 +125,7 @@ class Connection:
 
     @property
     def sender(self) -> Sender:
-        """Who sends, and what has come so far."""
+        """The sender, with what it has sent so far."""
         reader = self.reader
         return Sender(
             self._peer or "unknown",
@@ -138,12 +138,12 @@ class Connection:
         )
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start the thread."""
         self._until = time.monotonic() + self._limits.handshake_deadline
         self.thread.start()
 
     def close(self) -> None:
-        """Stop receiving: what has arrived is still read, within :data:`DRAIN` seconds, then the thread ends."""
+        """Stop receiving: bytes that have arrived are read within :data:`DRAIN` seconds, then the thread ends."""
         with contextlib.suppress(OSError, ValueError):
             # Only what has arrived by now: a sender at full speed would never end.
             self._unread = int.from_bytes(fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -156,10 +156,10 @@ class Connection:
         self._cut(socket.SHUT_RDWR)
 
     def _cut(self, how: int) -> None:
-        # The thread of the connection may be about to put a TLS socket into the place of this one. Then it finds the
-        # mark, and does the same to the new one.
+        # The connection's thread may be replacing this socket with its TLS socket. It then finds the mark and cuts
+        # the new socket too.
         self._cut_off = how
-        # Not SSLSocket.shutdown: that one drops the TLS state which the reading thread still uses.
+        # Not SSLSocket.shutdown, which drops the TLS state that the reading thread still uses.
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, how)
 
@@ -184,7 +184,7 @@ class Connection:
         except TimeoutError as error:
             if not self._handshaken:
                 return End("handshake_timeout", self._too_slow())
-            reason = error.strerror or "timeout"  # the system's: the sender's host has vanished
+            reason = error.strerror or "timeout"  # from the system: the sender's host no longer answers
         except ssl.SSLError as error:
             reason = f"TLS: {_tls_reason(error)}"
         except OSError as error:
@@ -217,7 +217,7 @@ class Connection:
             raise _ProbeError
         self._on_begin()
         if self._tls is not None:
-            # In two steps, so that close() meets the socket that is in use.
+            # In two steps, so that close() during the handshake finds the TLS socket.
             self._be_patient()
             self._sock = self._tls.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
             if self._cut_off is not None:
@@ -238,21 +238,21 @@ class Connection:
         return handshake
 
     def _receive(self, size: int, flags: int = 0) -> bytes:
-        """Receive the first bytes of a handshake; a peer that resets the connection before has sent none."""
+        """Receive the first bytes of a handshake; empty if the peer has reset the connection."""
         try:
             return self._sock.recv(size, flags)
         except ConnectionResetError:
             return b""
 
     def _be_patient(self) -> None:
-        """Give the next step of the handshake its time, within the deadline of the whole."""
+        """Set the timeout of the next handshake step, within the deadline of the whole handshake."""
         left = self._until - time.monotonic()
         if left <= 0:
             raise TimeoutError
         self._sock.settimeout(min(self._limits.handshake_timeout, left))
 
     def _finish(self) -> None:
-        # A sender may go without waiting for FINISH, as unbound does: everything it sent is here all the same.
+        # A sender may close without waiting for FINISH, as unbound does. All that it sent is here even so.
         with contextlib.suppress(OSError):
             self._sock.settimeout(DRAIN if self._closing else self._limits.handshake_timeout)
             self._sock.sendall(encode_control(FINISH))
@@ -271,8 +271,8 @@ class Connection:
                 got = reader.pump_block(source.receive, lambda: source.wait(_FILL_WAIT))
                 large = large if got >= self._heavy_block else 0
             else:
-                # A sender of many small writes: let the kernel collect them, so that waking up costs per
-                # pause and not per write. The pause shrinks before the sender could fill its buffer.
+                # A sender of many small writes: let the system collect them, so that this thread wakes up once per
+                # pause and not once per write. The pause shrinks before the sender can fill its buffer.
                 if pause > _LEAST_PAUSE and not self._closing:
                     time.sleep(pause)
                 got = reader.pump_shared(source.receive) if source.stage() else -1

@@ -1,11 +1,11 @@
-"""Open files: enough of them for the connections, and never so many connections that none are left."""
+"""The limit of open files: raised for the connections, and a bound on connections if it cannot be raised."""
 
 from __future__ import annotations
 
 import resource
 
 SPARE = 256
-"""Open files that connections leave to everything else: files, databases, HTTP, the connections to Core."""
+"""Open files kept for everything but dnstap connections: files, databases, HTTP, the connections to Core."""
 
 
 def room_for_connections(wanted: int) -> int:
@@ -14,7 +14,7 @@ def room_for_connections(wanted: int) -> int:
     Parameters
     ----------
     wanted : int
-        Connections that there may be at once.
+        Most connections at the same time.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The one listener of the daemon: a Unix, TCP or TLS socket that accepts dnstap senders."""
+"""The listener of the daemon: a Unix, TCP or TLS socket that accepts dnstap senders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edm.input.unix_socket import BACKLOG, UnixSocket
 
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
-_LOOK = 1.0  # seconds between two looks at the socket's file
+_LOOK = 1.0  # seconds between two checks of the socket's file
 
 _RETRY = {
     errno.EMFILE,
@@ -37,14 +37,14 @@ _RETRY = {
 
 
 Listening: TypeAlias = socket.socket | UnixSocket
-"""A socket that listens; the file of a Unix socket is looked after."""
+"""A socket that listens; of a Unix socket, also its file."""
 
 
 class Events(Protocol):
-    """What a listener tells: see :class:`edm.startup.listening.ConnectionLog` for the one that logs and counts."""
+    """Gets the events of a listener; :class:`edm.startup.listening.ConnectionLog` logs and counts them."""
 
     def opened(self) -> None:
-        """A sender connected and said something."""
+        """A sender connected and sent its first byte."""
 
     def closed(self, end: End) -> None:
         """A connection ended."""
@@ -59,7 +59,7 @@ class Events(Protocol):
         """The Unix socket's file was gone; it was made again."""
 
     def socket_file_lost(self, reason: str) -> None:
-        """The Unix socket's file is gone and cannot be made again for now."""
+        """The Unix socket's file is gone, and making it again failed for now."""
 
 
 def open_tcp(address: str, key: str) -> socket.socket:
@@ -87,18 +87,19 @@ def open_tcp(address: str, key: str) -> socket.socket:
 class Listener:
     """Accepts senders and keeps their connections.
 
-    When all places are taken, a new connection takes the place of the one that has been in its handshake for the
-    longest time, so that senders that never finish it cannot keep others out. If there is none, the new one is refused.
+    With ``most`` connections open, a new one replaces the one that has been in its handshake for the longest time, so
+    that senders that never finish it cannot keep others out. If none is in its handshake, the new one is refused.
 
     Parameters
     ----------
     sock : socket or UnixSocket
-        A listening socket. The file of a Unix socket is looked after: made again if it is gone, removed at the end.
+        A listening socket. The file of a Unix socket is made again if it is gone, and removed at the end.
     limits : Limits
+        Of each connection.
     most : int
-        Connections at once.
+        Most connections at the same time.
     tls : ssl.SSLContext, callable or None
-        None for a listener without TLS. What a callable returns holds for one connection: it is asked for each.
+        None for a listener without TLS. A callable is called for each connection and returns its context.
     certificate : ServerCertificate, optional
         What ``tls`` is made from, for reloads and renewals.
     """
@@ -127,7 +128,9 @@ class Listener:
         self._tls = tls
         self._certificate = certificate
         self._connections: set[Connection] = set()
-        self._greeting: dict[Connection, None] = {}  # in order of arrival; with some whose handshake is over
+        self._greeting: dict[
+            Connection, None
+        ] = {}  # in order of arrival; may hold some whose handshake is done
         self._tally = Tally()
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -135,7 +138,7 @@ class Listener:
 
     @property
     def address(self) -> str:
-        """The address listened on, with the port that was really bound."""
+        """The address listened on, with the port that was bound."""
         if self._file is not None:
             return self._file.path
         host, port = self._sock.getsockname()[:2]
@@ -152,7 +155,7 @@ class Listener:
         return len(self._connections)
 
     def senders(self) -> tuple[list[Sender], list[Sender]]:
-        """Return those whose connection is open now, and all so far with what they sent; see :class:`Tally`."""
+        """Return the senders connected now, and all senders so far with what they sent; see :class:`Tally`."""
         with self._lock:
             connections = list(self._connections)
         open_now = [connection.sender for connection in connections if connection.handshaken]
@@ -176,7 +179,7 @@ class Listener:
             self._certificate.refresh()
 
     def start(self) -> None:
-        """Begin to accept."""
+        """Start the thread that accepts connections."""
         self.thread.start()
 
     def _run(self) -> None:
@@ -186,7 +189,7 @@ class Listener:
             try:
                 sock, _peer = self._sock.accept()
             except TimeoutError as error:
-                if error.errno is not None:  # the system's, of the connection
+                if error.errno is not None:  # from the system, about the connection, not from settimeout()
                     self._events.refused(error.strerror or "timeout")
                 continue
             except OSError as error:
@@ -204,7 +207,7 @@ class Listener:
             self._accepted(sock)
 
     def _look_after_file(self) -> None:
-        """Make the Unix socket's file again if it is gone; look no more often than once a second."""
+        """Make the Unix socket's file again if it is gone; checks at most once a second."""
         if self._file is None or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _LOOK
@@ -225,7 +228,7 @@ class Listener:
         with self._lock:
             self._sock = self._file.sock
             closing = self._closing.is_set()
-        if closing:  # which met the socket before
+        if closing:  # close() has seen only the socket before
             self._sock.close()
             self._file.remove()
             old.close()
@@ -261,12 +264,12 @@ class Listener:
             self._greeting[connection] = None
         try:
             connection.start()
-        except RuntimeError as error:  # no further thread can be had
+        except RuntimeError as error:  # the system gives no more threads
             self._ended(connection, End("error", str(error)))
             sock.close()
 
     def _make_room(self) -> bool:
-        """Tell whether another connection may be had; one that is still in its handshake is closed for it."""
+        """Return whether there is room for a new connection; closes one still in its handshake if needed."""
         with self._lock:
             if len(self._connections) < self._most:
                 return True
@@ -282,7 +285,7 @@ class Listener:
             End("displaced", "gave way to a new connection: all places taken, no handshake yet")
         )
         slowest.displace()
-        # At a flood of connections this keeps down the number of threads that are about to end.
+        # Without this, a flood of connections would pile up threads that are about to end.
         slowest.thread.join(1.0)
         return True
 
@@ -293,7 +296,7 @@ class Listener:
             self._greeting.pop(connection, None)
         if connection.handshaken:
             self._tally.ended(connection.sender)
-        if not displaced:  # that was told when it happened
+        if not displaced:  # the listener told of it when it happened
             self._events.closed(end)
 
     def close(self, timeout: float) -> None:
@@ -310,12 +313,12 @@ class Listener:
             sock = self._sock
         if self._file is not None:
             with contextlib.suppress(OSError):
-                self._file.remove()  # while the socket keeps the file's inode from being given to another
+                self._file.remove()  # before the socket closes, since after that another file may get the inode
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)  # wakes accept()
         sock.close()
         if self.thread.is_alive():
-            self.thread.join(timeout)  # or a connection accepted just now would be missed
+            self.thread.join(timeout)  # otherwise a connection accepted just now would be missed
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
@@ -325,7 +328,7 @@ class Listener:
 
 
 def _keep_alive(sock: socket.socket) -> None:
-    """Let the system detect that the sender's host has vanished: otherwise such a connection stays open for ever."""
+    """Let the system detect that the sender's host is gone; without it such a connection stays open for ever."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE:

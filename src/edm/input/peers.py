@@ -1,4 +1,4 @@
-"""Who sends: what is known of a connection's other end, and what it has sent. No address of it is kept."""
+"""Senders: what is known of the other end of a connection, and what it has sent. Its address is not kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 SERIES = 32
-"""Senders that are counted apart after their connections have ended; all further ones share one count."""
+"""Senders counted one by one after their connections have ended; all others share one count."""
 
 OTHER = "(other)"
 
@@ -24,20 +24,22 @@ _VARINT = 0
 
 @dataclass
 class Sender:
-    """A connection, or several of one sender together.
+    """One connection of a sender, or the sum of several.
 
     Attributes
     ----------
     peer : str
         ``unix uid N``, ``tcp``, ``tls``, or ``tls NAME`` with the common name of a client certificate.
     identity : bytes
-        As the first dnstap frame has it; empty if it has none, or none has come.
+        From the first dnstap frame; empty if that has no identity, or no frame has come.
     since : float
         When the connection was made, seconds since 1970.
+    frames, bytes : int
+        Data frames and bytes received.
     last_frame : float
-        When its last frame came, seconds since 1970; 0 if none has.
+        When the last frame came, seconds since 1970; 0 if none has.
     blocked : float
-        Seconds for which it could not be read, since workers or other senders came first.
+        Seconds for which EDM could not read from it, because blocks were in use or other senders came first.
     """
 
     peer: str
@@ -57,7 +59,7 @@ class Sender:
 
 
 def peer_of(sock: socket.socket) -> str:
-    """Return who is at the other end, as far as the system or a certificate tells."""
+    """Return what the system or a client certificate says about the other end; see :attr:`Sender.peer`."""
     try:
         if isinstance(sock, ssl.SSLSocket):
             name = _common_name(sock.getpeercert(binary_form=True))
@@ -90,7 +92,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def identity_of(frame: bytes) -> bytes:
-    """Return the identity in the beginning of a dnstap frame; empty if there is none, or not within what is given."""
+    """Return the identity from the first bytes of a dnstap frame; empty if they do not hold one as a whole."""
     at = 0
     while at < len(frame):
         tag, at = _varint(frame, at)
@@ -111,7 +113,7 @@ def identity_of(frame: bytes) -> bytes:
 
 
 class Tally:
-    """What senders have sent over connections that have ended, by peer and identity."""
+    """Sums of ended connections by peer and identity; any thread may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -123,9 +125,9 @@ class Tally:
             self._add(self._ended, sender)
 
     def together(self, open_now: Iterable[Sender]) -> list[Sender]:
-        """Return one for each peer and identity: all its connections, ended ones included."""
+        """Return one sum for each peer and identity, over its ended connections and those of ``open_now``."""
         with self._lock:
-            # Copies: what is open now is added again each time.
+            # Copies, because open connections are added to them below and counted anew in the next call.
             total = {key: Sender(**vars(sender)) for key, sender in self._ended.items()}
         for sender in open_now:
             self._add(total, sender)

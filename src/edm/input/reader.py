@@ -1,7 +1,7 @@
 """The data phase of one Frame Streams byte stream: from ``recv_into`` to blocks of located frames.
 
-The reader never looks at a frame's contents. All it keeps between two receives is the incomplete frame at
-the end (``rest``), so that an idle connection holds no block.
+The reader does not decode frames; it only keeps a copy of the first one's beginning. Between two receives it
+holds only the incomplete frame at the end (``rest``), so that an idle connection holds no block.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from edm.stages.framestream import protocol
 from edm.stages.framestream.locate import CONTROL, OVERSIZED, locate_frames
 
 Receive: TypeAlias = Callable[[memoryview], int]
-"""Receives into a memoryview without waiting: bytes received, 0 at the end of the stream, -1 for none now."""
+"""Receives into a memoryview without waiting; returns the bytes received, 0 at the stream's end, -1 if none yet."""
 
 SHARED_RECEIVE = 65536
-"""Most bytes received at once into the shared block: the intake's lock is held meanwhile."""
+"""Most bytes received at once into the shared block, because the intake's lock is held meanwhile."""
 
 HOLD = 0.05
-"""Seconds after which a block is handed on even if its sender has more: a trickle must not keep a block for long."""
+"""Seconds after which a block is handed on even if more comes, so that a slow sender does not keep it for long."""
 
 _MIN_ROOM = 4096
 _RATION = (
-    512  # frames, by the size of those before them, for each reader in turn when many wait to share a block
+    512  # frames (estimated by the size of earlier ones) per turn when many readers wait for the shared block
 )
 _MIN_RATION = 1024
-_LARGE = 16384  # bytes of an incomplete frame from which on it is gathered in memory of its own
-_WORTH = 16384  # bytes in one receive with which a sender may keep its block while others wait for one
+_LARGE = 16384  # an incomplete frame of more bytes is collected in memory of its own
+_WORTH = 16384  # bytes per receive that a sender needs to keep its block while others wait for one
 
 _BEGINNING = 512  # bytes of the first frame that are kept
-_CONTROL_FRAMES = 1024  # ignored control frames after which a sender is taken for hostile
+_CONTROL_FRAMES = 1024  # control frames after which a sender is treated as hostile
 
 
 def _from(data: bytearray) -> Receive:
@@ -59,15 +59,15 @@ class FrameReader:
     Attributes
     ----------
     stopped : bool
-        Set once the STOP control frame has come; what follows it is ignored.
+        Whether the STOP control frame has come; bytes after it are ignored.
     frames, bytes : int
         Data frames located, and bytes received, so far.
     blocked : float
-        Seconds for which it had to wait for the workers or for other readers.
+        Seconds for which the reader had to wait for workers or for other readers.
     first_frame : bytes
-        The beginning of the first data frame, which tells the sender's identity.
+        The beginning of the first data frame, which holds the sender's identity.
     last_frame : float
-        When a data frame came last, seconds since 1970; 0 if none has.
+        When the last data frame came, seconds since 1970; 0 if none has.
     """
 
     def __init__(self, intake: Intake, max_frame: int, *, until_stop: bool = True) -> None:
@@ -77,8 +77,8 @@ class FrameReader:
         self._max_frame = max_frame
         self._until_stop = until_stop
         self._rest = b""
-        self._skip = 0  # bytes of an oversized frame still to be thrown away
-        self._large: bytearray | None = None  # a large frame of which the first ``_gathered`` bytes are here
+        self._skip = 0  # bytes of an oversized frame still to skip
+        self._large: bytearray | None = None  # a large frame, of which ``_gathered`` bytes have come
         self._gathered = 0
         self._ration = SHARED_RECEIVE
         self._controls = 0
@@ -99,12 +99,12 @@ class FrameReader:
 
     @property
     def unconsumed(self) -> int:
-        """Bytes at the end that make no whole frame; with an oversized frame, at least 1."""
+        """Bytes at the end that are not a whole frame; at least 1 inside an oversized frame."""
         held = len(self._rest) if self._large is None else self._gathered
         return held or int(self._skip > 0)
 
     def prime(self, data: bytes) -> None:
-        """Take in bytes of the data phase that came in one segment with the handshake.
+        """Take bytes of the data phase that came together with the handshake.
 
         Raises
         ------
@@ -141,11 +141,11 @@ class FrameReader:
         return got
 
     def pump_block(self, receive: Receive, wait: Callable[[], bool] | None = None) -> int:
-        """Fill a block of one's own and submit it; return the bytes received, or what ``receive`` returned.
+        """Fill a block for this stream alone and submit it; return the bytes received, or what ``receive`` returned.
 
-        The block is closed when it is full, when the stream ends, or when nothing is there now and ``wait``
-        (if given) does not answer that more has come. With ``wait``, it is closed also after :data:`HOLD` seconds,
-        and when others wait for a block and what comes is not worth holding one.
+        The block is closed when it is full, when the stream ends, or when nothing can be received and ``wait`` (if
+        given) returns False. With ``wait`` it is also closed after :data:`HOLD` seconds, and after a small receive
+        while other readers wait for a block.
 
         Raises
         ------
@@ -175,7 +175,7 @@ class FrameReader:
     def _gather(self, frame: bytearray, receive: Receive) -> int:
         """Receive more of a large frame, without a block and without the intake's lock.
 
-        In a block, what has come of it would be copied in and out at each receive, however little that brings.
+        In a block, all of its bytes so far would be copied in and out at each receive, even for one more byte.
         """
         got = receive(memoryview(frame)[self._gathered :])
         if got > 0:
@@ -183,7 +183,7 @@ class FrameReader:
             self._gathered += got
             if self._gathered == len(frame):
                 self._large = None
-                self.bytes -= len(frame)  # which are counted again where they are put into a block
+                self.bytes -= len(frame)  # putting them into a block counts them again
                 self._intake.share(
                     lambda block: self._fill(block, _from(frame), len(frame), len(frame)), self._waited
                 )
@@ -201,7 +201,7 @@ class FrameReader:
         return got
 
     def _absorb(self, block: Block, stop: int) -> None:
-        """Locate the frames in ``rest`` and the new bytes that stand behind it, up to ``stop``."""
+        """Locate the frames in ``rest`` and in the new bytes after it, up to ``stop``."""
         position = block.fill
         block.view[position : position + len(self._rest)] = self._rest
         try:
@@ -233,8 +233,8 @@ class FrameReader:
                 else:
                     break
         finally:
-            # Only located frames stay in the block, also when the stream turned out to be malformed; control
-            # frames and skipped bytes leave no trace in it, so that no sender can use up blocks with them.
+            # Only located frames stay in the block, also after a malformed frame. Control frames and skipped bytes
+            # take no room, so that no sender can use up blocks with them.
             last = block.frames - 1
             block.fill = int(block.off[last]) + int(block.length[last]) if last >= 0 else 0
             self._rest = b"" if self.stopped else bytes(block.view[position:stop])
@@ -242,21 +242,21 @@ class FrameReader:
             self._set_apart()
 
     def _note(self, block: Block) -> None:
-        """Take note of data frames that were located behind those of the block."""
+        """Record the time of data frames just located after those of the block, and the beginning of the first."""
         self.last_frame = time.time()
         if not self.first_frame:
             first, size = int(block.off[block.frames]), int(block.length[block.frames])
             self.first_frame = bytes(block.view[first : first + min(size, _BEGINNING)])
 
     def _set_apart(self) -> None:
-        """Go on with the incomplete frame in ``rest`` in memory of its own."""
+        """Move the incomplete frame from ``rest`` to memory of its own."""
         self._large = bytearray(4 + int.from_bytes(self._rest[:4], "big"))
         self._gathered = len(self._rest)
         self._large[: self._gathered] = self._rest
         self._rest = b""
 
     def _control(self, block: Block, position: int, stop: int) -> int:
-        """Handle the control frame at ``position``; return its end, or -1 if it is not whole yet."""
+        """Handle the control frame at ``position``; return its end, or -1 if it is not complete yet."""
         if stop - position < 8:
             return -1
         size = int.from_bytes(block.view[position + 4 : position + 8], "big")

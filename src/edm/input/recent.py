@@ -1,4 +1,4 @@
-"""A bounded sample of the frames that came last, in memory only: for trying another state on real traffic."""
+"""A bounded sample of recent frames, in memory only, for trying another configuration on real traffic."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MOST_FRAMES = 4096
 MOST_BYTES = 4 << 20
 MOST_SECONDS = 60.0
 EVERY = 0.1
-"""Seconds between two looks at the traffic: the cost does not depend on its rate."""
+"""Seconds between two samples of the traffic, so that the cost does not depend on its rate."""
 
-_FRAMES = 128  # in one look
+_FRAMES = 128  # in one sample
 _BYTES = 128 << 10
-_STRIDE = 977  # a prime, so that looks do not always meet the same place in blocks of equal size
+_STRIDE = 977  # a prime, so that samples come from different places in blocks of equal size
 
 
 class _Part(NamedTuple):
@@ -37,7 +37,7 @@ class Recent:
     Parameters
     ----------
     clock : callable
-        Returns seconds that only grow.
+        Returns seconds that never go back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,7 +50,7 @@ class Recent:
         self._lock = threading.Lock()
 
     def offer(self, block: Block) -> None:
-        """Keep some frames of a block, if it is time to look again."""
+        """Keep some frames of a block if :data:`EVERY` seconds have passed since the last sample."""
         now = self._clock()
         if now < self._due or not block.frames:
             return
@@ -73,7 +73,7 @@ class Recent:
             self._bytes -= len(gone.data)
 
     def expire(self) -> None:
-        """Forget what is older than :data:`MOST_SECONDS`, also if nothing comes any more."""
+        """Forget frames older than :data:`MOST_SECONDS`; needed when no more frames come."""
         with self._lock:
             self._drop(self._clock())
 

@@ -2,17 +2,17 @@
 
     opened ──> start ──> blocks, blocks ... ──> close
 
-- **opened** (by :func:`edm.startup.listening.open_source`): what the operator gave is checked, an address is taken.
+- **opened** (by :func:`edm.startup.listening.open_source`): the settings are checked, and an address is bound.
 - **start**: from now on frames may come. A source hands them to the :class:`edm.input.blocks.Intake` in blocks of whole
-  frames whose offsets are located. Who receives a Frame Streams byte stream lets :class:`edm.input.reader.FrameReader`
-  do this; other framings give it each frame behind a length of four bytes, big-endian, by ``prime``.
-- **backpressure**: the intake lets a source wait while all blocks are in use. That is all that bounds memory, so a
-  source keeps nothing else that grows.
-- **close**: what was delivered before it is in blocks when it returns, and none of its threads touches the intake any
+  frames with located offsets. :class:`edm.input.reader.FrameReader` does this for a Frame Streams byte stream. A source
+  with another framing passes it each frame after a length of four bytes, big-endian, with ``prime``.
+- **backpressure**: the intake lets a source wait while all blocks are in use. Only this bounds memory, so a source
+  must keep nothing else that grows.
+- **close**: when it returns, everything delivered before is in blocks, and no thread of the source uses the intake any
   more.
 
-Why no frame is lost or counted twice: a block belongs to one thread at a time, the source's until it is submitted, a
-worker's until it is released; and the engine is drained only after ``close`` has returned.
+Why no frame is lost or counted twice: a block belongs to one thread at a time. It is the source's until it is
+submitted, then a worker's until it is released. The engine is drained only after ``close`` has returned.
 
 :class:`edm.input.listener.Listener` is the source of the daemon. ``edm minimise`` needs no threads: it drives a
 ``FrameReader`` over each capture file itself.
@@ -31,7 +31,7 @@ class Source(Protocol):
 
     @property
     def address(self) -> str:
-        """Where frames come from, for the log; no address of a client."""
+        """Where frames come from, for the log; not the address of a client."""
 
     @property
     def listening(self) -> bool:
@@ -42,29 +42,29 @@ class Source(Protocol):
         """Number of senders now."""
 
     def senders(self) -> tuple[list[Sender], list[Sender]]:
-        """Return who sends now, and all that have sent so far, one for each peer and identity."""
+        """Return the senders connected now, and the sums of all senders so far by peer and identity."""
 
     @property
     def certificate_ends(self) -> float | None:
         """When the certificate shown to senders expires, seconds since 1970; None if there is none."""
 
     def start(self) -> None:
-        """Begin to fill blocks."""
+        """Start to fill blocks."""
 
     def reload(self, config: Config) -> bool:
-        """Take over what may change at run time, for new connections; return False if there is nothing.
+        """Apply the settings that can change at run time to new connections; return False if there are none.
 
         Raises
         ------
         EdmError
-            It cannot be used; what was in use stays in use.
+            A new setting or file cannot be used; the old ones stay in use.
         """
 
     def refresh(self) -> None:
-        """Look for what was renewed on disk and take it up; called once in each interval."""
+        """Load files that were renewed on disk; called once per interval."""
 
     def close(self, timeout: float) -> None:
-        """Take no more, hand in what was delivered, and end the threads, within ``timeout`` seconds."""
+        """Stop receiving, hand in what was delivered, and end the threads, within ``timeout`` seconds."""
 
 
 __all__ = ["Source"]

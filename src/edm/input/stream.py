@@ -1,4 +1,4 @@
-"""What a connection receives from: a socket, plain or TLS, without waiting."""
+"""Receiving from the socket of a connection, plain or TLS, without waiting."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import ssl
 from edm.input.reader import SHARED_RECEIVE
 
 HEAVY = SHARED_RECEIVE // 2
-"""Bytes in one receive from which on a connection fills blocks of its own."""
+"""A receive of at least this many bytes is large; a connection with several in a row gets blocks of its own."""
 
 _RECORDS = 1024  # most TLS records taken in one receive
 
 
 class StreamSource:
-    """A socket, plain or TLS, received from without waiting."""
+    """Receives from a socket, plain or TLS, without waiting."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -27,16 +27,16 @@ class StreamSource:
         self._staged = self._buffer[:0]
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until something can be received (or the stream has ended); tell whether it can."""
+        """Wait until bytes can be received or the stream has ended; return False after ``timeout`` seconds."""
         if self._tls is not None and (self._staged or self._ended or self._tls.pending()):
             return True
         return bool(self._poll.poll(None if timeout is None else max(0, round(timeout * 1000))))
 
     def stage(self) -> bool:
-        """Receive over TLS what the next :meth:`receive` gives; tell whether there is anything to receive.
+        """Receive and decrypt over TLS what the next :meth:`receive` returns; return False if nothing has come.
 
-        To be called before that is done under a lock: how long deciphering takes is up to the sender, who may send
-        each byte in a record of its own, or records without any. Without TLS there is nothing to do.
+        Call it before :meth:`receive` is called under a lock. The sender decides how long decryption takes: it may
+        send each byte in a record of its own, or empty records. Without TLS this does nothing.
         """
         if self._tls is None or self._staged or self._ended:
             return True
@@ -51,7 +51,7 @@ class StreamSource:
         return got >= 0
 
     def receive(self, view: memoryview) -> int:
-        """Receive into ``view``: bytes, 0 at the end of the stream, -1 if nothing is there now."""
+        """Receive into ``view``; return the bytes received, 0 at the end of the stream, -1 if nothing has come."""
         if self._tls is None:
             return self._receive(view)
         if self._staged:
@@ -66,8 +66,8 @@ class StreamSource:
         return self._receive_records(view)
 
     def _receive_records(self, view: memoryview) -> int:
-        # TLS gives one record at a time, which may hold a single frame: go on until there is no more, so that
-        # the size of a receive tells of the sender's rate as it does without TLS.
+        # TLS gives one record at a time, which may hold a single frame. Receive until there is no more, so that the
+        # size of a receive shows the sender's rate as it does without TLS.
         got = more = self._receive(view)
         records = 1
         while more > 0 and got < len(view) and records < _RECORDS:
@@ -90,8 +90,8 @@ class StreamSource:
         except ssl.SSLEOFError:  # closed without a TLS close_notify, as most senders do
             return 0
         except (BrokenPipeError, ConnectionResetError):
-            # The same, and a reset behind it: what is an SSLEOFError to Python 3.11 is this to 3.13. With OpenSSL 3.5
-            # it is this also where its alert about the missing close_notify meets a sender that has gone.
+            # The same, followed by a reset: Python 3.11 raises SSLEOFError for it, Python 3.13 one of these. OpenSSL
+            # 3.5 raises these too when its alert about the missing close_notify reaches a sender that has closed.
             if self._tls is None:
                 raise
             return 0

@@ -1,4 +1,4 @@
-"""The certificates of our TLS servers, and the authorities whose clients they accept: loading and renewing."""
+"""Certificates of EDM's TLS servers, and the authorities that sign their clients' certificates: load and renew."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edm.files.renewable import Renewable, reload_all
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A certificate with its key, found to be usable and kept as it was read."""
+    """A certificate and its key as they were read, after a check that they can be used."""
 
     certificate: tuple[str, bytes]
     key: tuple[str, bytes]
@@ -35,7 +35,7 @@ def tls_context(cert_file: str, key_file: str, client_ca_file: str) -> ssl.SSLCo
 
 
 class ServerCertificate:
-    """The certificate of a TLS server of ours, and the authorities of its clients. Any thread may use it.
+    """The certificate of one of EDM's TLS servers, and the authorities of its clients. Any thread may use it.
 
     Renewed files need no signal: they are checked before each new connection.
 
@@ -71,27 +71,27 @@ class ServerCertificate:
         self._renewed()
 
     def context(self) -> ssl.SSLContext:
-        """Return the context for a new connection, with what is on disk now if that can be used."""
+        """Return the context for a new connection, from the files on disk now if they can be used."""
         self.refresh()
         return self._context
 
     @property
     def not_after(self) -> float | None:
-        """When the certificate expires, seconds since 1970; None if that cannot be read from it."""
+        """When the certificate expires, seconds since 1970; None if its date cannot be read."""
         return self._pair.value.not_after
 
     def refresh(self) -> None:
-        """Look at the files and load what was renewed."""
+        """Load the files that were renewed."""
         if self._pair.refresh() | self._authorities.refresh():
             self._renewed()
 
     def reload(self, settings: Settings) -> None:
-        """Read everything again, from where ``settings`` says; connections that are open stay as they are.
+        """Read all files again, from the paths in ``settings``; open connections stay as they are.
 
         Raises
         ------
         KeyFileError
-            The pair cannot be used, or the authorities; the old ones stay.
+            The pair or the authorities cannot be used; the old ones stay in use.
         """
         try:
             reload_all(settings, self._pair, self._authorities)
@@ -122,7 +122,7 @@ def _load_pair(prefix: str, cert_file: str, key_file: str) -> _Pair:
 
 
 def _not_after(chain: bytes) -> float | None:
-    # OpenSSL has taken it; what it tolerates in a certificate, this library may not.
+    # OpenSSL has accepted the certificate, but this library may be stricter.
     try:
         return x509.load_pem_x509_certificates(chain)[0].not_valid_after_utc.timestamp()
     except ValueError:
@@ -144,8 +144,8 @@ def _load_authorities(prefix: str, path: str) -> str | None:
 def _context(pair: _Pair, authorities: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # A sender connects once and stays, so it has no use for session tickets; and unbound (1.17, say), when it is
-    # busy, trips over those that come after the handshake and ends the connection with an alert.
+    # A sender connects once and stays, so session tickets are of no use. A busy unbound (1.17, for example) even
+    # fails on tickets that come after the handshake and closes the connection with an alert.
     context.num_tickets = 0
     load_pair(context, pair.certificate, pair.key)
     if authorities is not None:

@@ -1,4 +1,4 @@
-"""The Unix socket and its file: made without a moment of wrong rights, watched, and removed only if it is ours."""
+"""The Unix socket and its file: never open to the wrong users, watched, and removed only if EDM made it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 from edm.errors import InputError
 
 BACKLOG = 1024
-"""Connections that the system holds until they are accepted (less where the system allows less)."""
+"""Connections that the system queues until they are accepted; the system's own limit may be lower."""
 
 UNIX_PATH_MAX = 107
 """Longest path of a Unix socket, bytes (``sun_path`` of Linux less its final NUL)."""
 
 DEFAULT_MODE = 0o660
-"""Mode of the file if none is configured, which the umask may narrow."""
+"""Mode of the file if none is configured, before the umask is applied."""
 
 _DEAD = (errno.ECONNREFUSED, errno.ENOENT)
-_LOOK_AGAIN = 10.0  # seconds between two looks at a file that is in the way
+_LOOK_AGAIN = 10.0  # seconds between two checks of a file in the way
 
 Identity = tuple[int, int]
 """Device and inode of a file."""
@@ -42,7 +42,7 @@ def open_unix(path: str, mode: str = "", owner: str = "") -> socket.socket:
     Raises
     ------
     InputError
-        The path is too long, is not a socket, belongs to a living process, or cannot be bound.
+        The path is too long, is not a socket, is in use by another process, or cannot be bound.
     """
     if len(os.fsencode(path)) > UNIX_PATH_MAX:
         raise InputError(f"input-unix: {path}: longer than the {UNIX_PATH_MAX} bytes a socket path may have")
@@ -57,8 +57,8 @@ def open_unix(path: str, mode: str = "", owner: str = "") -> socket.socket:
         raise InputError(f"input-unix: {path}: {error.strerror}") from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # The system makes the file with the mode that the socket has by then, less the umask; nobody can connect
-        # before listen(), so nobody does before owner and mode are set.
+        # bind() makes the file with the socket's mode, less the umask. Nobody can connect before listen(), so nobody
+        # connects before owner and mode are set.
         os.fchmod(sock.fileno(), int(mode, 8) if mode else DEFAULT_MODE)
         sock.bind(path)
         _set_rights(path, mode, owner)
@@ -77,14 +77,14 @@ def _refuse_living(path: str) -> None:
         try:
             probe.connect(path)
         except OSError as error:
-            # Whatever else goes wrong, a full backlog for example, a process listens.
+            # After any other error, such as a full backlog, a process still listens.
             if error.errno in _DEAD:
                 return
     raise InputError(f"input-unix: {path}: in use by another process")
 
 
 def _set_rights(path: str, mode: str, owner: str) -> None:
-    """Give the file its mode and owner: the file that was made, whatever may stand at its path by now."""
+    """Set mode and owner of the file that was made, and of no other that may have replaced it at its path."""
     if not mode and not owner:
         return
     file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -92,7 +92,7 @@ def _set_rights(path: str, mode: str, owner: str) -> None:
         found = os.fstat(file)
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
             raise InputError(f"input-unix: {path}: was replaced while it was being made")
-        # The link leads to the file that is open, not to its path.
+        # The link leads to the open file, whatever is at its path by now.
         link = f"/proc/self/fd/{file}"
         if mode and stat.S_IMODE(found.st_mode) != int(mode, 8):
             Path(link).chmod(int(mode, 8))
@@ -109,7 +109,7 @@ def _set_rights(path: str, mode: str, owner: str) -> None:
 
 
 def identity(path: str) -> Identity | None:
-    """Return what the file at ``path`` is, links not followed; None if there is none or it cannot be looked at."""
+    """Return device and inode of the file at ``path`` (a link is not followed); None if they cannot be read."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -120,13 +120,13 @@ def identity(path: str) -> Identity | None:
 class UnixSocket:
     """A listening Unix socket with its file.
 
-    As long as the socket lives the system gives its file's inode to no other file, so device and inode tell the file
-    from any that takes its place.
+    While the socket is open, the system gives its file's inode to no other file. So device and inode distinguish the
+    file from any that replaces it.
 
     Parameters
     ----------
     path, mode, owner : str
-        See :func:`open_unix`, which raises what this raises.
+        See :func:`open_unix`; this raises the same errors.
     """
 
     def __init__(self, path: str, mode: str = "", owner: str = "") -> None:
@@ -138,22 +138,22 @@ class UnixSocket:
         self._in_the_way: tuple[Identity | None, float] = (None, 0.0)
 
     def is_there(self) -> bool:
-        """Tell whether the file is at its path and is ours."""
+        """Return whether the file that this socket made is still at its path."""
         return self._ours is not None and identity(self.path) == self._ours
 
     def make_again(self) -> socket.socket | None:
-        """Make socket and file again, which is not to be done while the file is there.
+        """Make socket and file again. Only to be called while the file is gone.
 
         Returns
         -------
         socket or None
-            The socket before, for what still waits to be accepted there and for closing; None if it is too early to
-            look again at what is in the way.
+            The old socket. The caller accepts the connections that still wait there and closes it. None if another
+            file is in the way and was checked a few seconds ago.
 
         Raises
         ------
         InputError
-            Somebody else owns the path now, or the file cannot be made.
+            Another process owns the path now, or the file cannot be made.
         """
         other = identity(self.path)
         before, again = self._in_the_way
@@ -165,7 +165,7 @@ class UnixSocket:
         return old
 
     def remove(self) -> None:
-        """Remove the file if it is ours."""
+        """Remove the file if this socket made it."""
         if self.is_there():
             Path(self.path).unlink(missing_ok=True)
 
