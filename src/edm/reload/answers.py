@@ -1,4 +1,4 @@
-"""What a running daemon answers at its control socket: what becomes of a name, and what a reload would change."""
+"""Answers of a running daemon at its control socket: what becomes of a name, and what a reload would change."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edm.trial.question import Question
 
 
 class Answers:
-    """Answers from the state of an engine, which stays as it is.
+    """Answers questions from the state of an engine, without changing it.
 
     Parameters
     ----------
     read_config : callable
-        Reads the configuration anew, as a reload does.
+        Reads the configuration again, as a reload does.
     recent : Recent
-        The sample on which a reload is tried.
+        The sample of frames on which a reload is tried.
     """
 
     def __init__(self, engine: Engine, read_config: Callable[[], Config], recent: Recent) -> None:
@@ -32,15 +32,16 @@ class Answers:
         self._recent = recent
 
     def all(self) -> Mapping[str, Answer]:
-        """Return what answers each question."""
+        """Return the methods that answer, by the name of the question."""
         return {"explain": self.explain, "preview": self.preview}
 
     def explain(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Tell what would become of an answer about a name.
+        """Return what would become of a DNS answer about a name.
 
         Raises
         ------
         QuestionError
+            The name, type or client in the question cannot be read.
         """
         asked = Question.parse(question.get("name"), question.get("type", "A"), question.get("client", ""))
         engine = self._engine
@@ -50,7 +51,7 @@ class Answers:
         return {**found, "generation": snapshot.generation, "pid": os.getpid(), "well_known_waits": waiting}
 
     def preview(self, _question: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the sample through the state that is, and the one that would be after a reload.
+        """Run the sample through the present state and through the state after a reload; return the differences.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The outcome of a reload, part by part, and the file in which the daemon leaves it for who asked for the reload."""
+"""The outcome of a reload, part by part, and the file that tells it to ``edm reload``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Result: TypeAlias = Literal["reloaded", "unchanged", "waiting", "failed", "not c
 
 
 class PartOutcome(NamedTuple):
-    """What became of one part; ``reasons`` holds a line for each thing that is wrong, or why it waits."""
+    """The outcome of one part; ``reasons`` holds one line for each error, or the reason why the part waits."""
 
     result: Result
     reasons: tuple[str, ...] = ()
 
 
 class UntrustedError(StoreError):
-    """The file with the outcome could be by another user than the daemon's."""
+    """Another user than the daemon's could have written the file with the outcome."""
 
 
 def _believe(path: Path, file: os.stat_result, user: int) -> None:
@@ -45,22 +45,22 @@ def _believe(path: Path, file: os.stat_result, user: int) -> None:
 
 @dataclass(frozen=True)
 class ReloadOutcome:
-    """What became of a reload.
+    """The outcome of a reload.
 
     Attributes
     ----------
     serial : int
         Number of the reload since the start of the process; 0 stands for the start itself.
     pid : int
-        The process.
+        Number of the daemon's process.
     began_us : int
-        When it began, before anything was read: microseconds of the system's monotonic clock.
+        When the reload began, before anything was read; microseconds of the system's monotonic clock.
     finished : float
         When it was done, seconds since 1970.
-    parts : mapping
-        In the order in which they were tried. A part that was not tried is missing.
+    parts : mapping of str to PartOutcome
+        Parts in the order in which they were tried. A part that was not tried is missing.
     restart : tuple of str
-        Changed settings that have no effect before a restart.
+        Changed settings that need a restart.
     """
 
     serial: int
@@ -81,17 +81,17 @@ class ReloadOutcome:
         return tuple(name for name, part in self.parts.items() if part.result == "waiting")
 
     def write(self, folder: Path) -> None:
-        """Write it into ``folder``, whole or not at all.
+        """Write the outcome into ``folder``, completely or not at all.
 
         Raises
         ------
         OSError
-            It cannot be written.
+            The file cannot be written.
         """
         part = folder / f".{FILE_NAME}.tmp"
         descriptor = make_new(part, 0o640)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            # Not into the file: that does without the encoder in C.
+            # Not json.dump(), which does not use the faster encoder in C.
             file.write(json.dumps({**vars(self), "parts": self._plain_parts()}) + "\n")
         part.replace(folder / FILE_NAME)
 
@@ -100,21 +100,21 @@ class ReloadOutcome:
 
     @classmethod
     def read(cls, folder: Path, user: int | None = None) -> ReloadOutcome:
-        """Read it from ``folder``.
+        """Read the outcome from ``folder``.
 
         Parameters
         ----------
         folder : Path
             The data directory.
         user : int, optional
-            The number of the user that runs the daemon: what another user could have written is not believed.
+            The number of the user that runs the daemon. A file that another user could have written is refused.
 
         Raises
         ------
         UntrustedError
-            It need not be by that user.
+            Another user could have written the file.
         StoreError
-            There is none, or it cannot be read.
+            There is no such file, or it cannot be read.
         """
         path = folder / FILE_NAME
         try:

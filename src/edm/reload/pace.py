@@ -1,4 +1,4 @@
-"""How often a part may be made again, so that quickly repeated reloads leave enough time to the workers."""
+"""How often a part may be made again, so that many reloads in a short time leave enough time to the workers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 
 SHARE = 0.005
-"""Part of one core that making one part again and again may take."""
+"""Share of one core that making one part again and again may take."""
 
 BURST = 3
-"""Times at once before that counts: who corrects a mistake need not wait."""
+"""Times that a part may be made without waiting, so that an operator who corrects a mistake need not wait."""
 
 LONGEST = 10.0
-"""Seconds after which it may be made again in any case."""
+"""Seconds after which a part may be made again in any case."""
 
 
 class Pace:
@@ -23,7 +23,7 @@ class Pace:
     share, burst, longest
         See :data:`SHARE`, :data:`BURST`, :data:`LONGEST`.
     clock : callable
-        Returns seconds that only grow.
+        Returns seconds that never go back.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Pace:
         self._longest = longest
         self._clock = clock
         self._interval = 0.0
-        self._paid = 0.0  # when all work so far would be done if it had been spread evenly
+        self._paid = 0.0  # when all work so far would be done at the pace of ``share``
 
     def wait(self) -> float:
         """Return the seconds until the part may be made again; 0 if it may be now."""
@@ -46,7 +46,7 @@ class Pace:
         return max(0.0, self._paid - early - self._clock())
 
     def worked(self, seconds: float) -> None:
-        """Account for having made the part, which took so many seconds of one core."""
+        """Record that making the part took ``seconds`` of one core."""
         self._interval = min(max(seconds, 0.0) / self._share, self._longest)
         self._paid = max(self._paid, self._clock()) + self._interval
 

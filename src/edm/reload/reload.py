@@ -1,9 +1,9 @@
-"""Reload on SIGHUP: build everything first, publish once; what cannot be loaded keeps its old state.
+"""Reload on SIGHUP: build all parts first, publish once; a part that cannot be loaded keeps its old state.
 
-Key and domain lists cost more to make again than all else, a key 0.1 s of a core. If they are changed again and again
-within seconds, they are made at a pace of their own (:mod:`edm.reload.pace`): they wait until that allows it, and
-what is there then is used, unless the operator wants every change at once. Reloads as such have their pace too:
-those asked for meanwhile become one.
+The key and the domain lists cost most to make again; a key takes 0.1 s of a core. If they change many times within
+seconds, each is made at a pace of its own (:mod:`edm.reload.pace`): the part waits until its pace allows it, and is
+then made from its latest state. The key ``reload-at-once`` turns this off. Reloads as a whole have a pace too:
+requests that come in the meantime become one reload.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ IGNORED_NAMES = "ignored_question_names"
 CRYPTOPAN = "cryptopan"
 WELL_KNOWN = "well_known_domains"
 PARTS = (CONFIG, CLIENTS, IGNORED_NAMES, CRYPTOPAN, WELL_KNOWN)
-"""What every daemon reloads; the outputs that it has come to these."""
+"""Parts that every daemon reloads; its outputs are further parts."""
 
 KEY_SECONDS = 0.1
-"""What a new key takes of one core, in several threads: deriving it, and making the pseudonyms of the caches again."""
+"""Seconds of one core that a new key costs, over several threads: deriving it, and filling the caches again."""
 
 KEPT = 20
-"""Reloads that are remembered."""
+"""Number of reloads in :attr:`Reloader.history`."""
 
 Work = Callable[[], object]
 _Key = tuple[object, ...]
@@ -64,15 +64,15 @@ class Reloader:
     read_config : callable
         Reads the configuration again, with the same flags and environment as at start.
     outputs : mapping
-        What else is to take over the new configuration, by name of the part; raises EdmError if it cannot, and
-        returns False if the configuration has no use for it.
+        Functions that apply the new configuration to further parts, by name of the part. Each raises EdmError if it
+        cannot, and returns False if the part is not configured.
     clock : callable
-        Returns seconds that only grow; for the pace of what costs much.
+        Returns seconds that never go back; for the pace of expensive parts.
 
     Attributes
     ----------
     outcome : ReloadOutcome
-        Of the last reload; before the first one, that of the start.
+        Outcome of the last reload; before the first one, that of the start.
     history : deque of ReloadOutcome
         The last reloads, the newest last.
     """
@@ -106,11 +106,10 @@ class Reloader:
     def reload(self) -> bool:
         """Reload; return whether every part could be loaded. Never raises.
 
-        The configuration comes first: if it is not valid, nothing else is touched. The pseudonymiser is made
-        again only if its key or salt changed, a domain list only if its file did. The ignored lists take
-        effect at once.
-        The well-known domains are loaded now and take effect at the next rotation. A part that was made several times
-        just now may have to wait, see :attr:`due`.
+        The configuration comes first: if it is not valid, nothing else changes. The pseudonyms are made again only
+        if key or salt changed, a domain list only if its file changed. The ignored lists take effect at once. The
+        well-known domains are loaded now and take effect at the next rotation. A part that was just made several
+        times may have to wait, see :attr:`due`.
         """
         self._parts, self._restart = {}, ()
         began = _monotonic_us()
@@ -126,7 +125,7 @@ class Reloader:
 
     @property
     def pause(self) -> float:
-        """Seconds for which to put off the next reload; 0 unless there were several just now."""
+        """Seconds to wait before the next reload; 0 unless there have just been several."""
         return 0.0 if self._engine.cell.current.config.reload_at_once else self._pace.wait()
 
     @property
@@ -136,11 +135,11 @@ class Reloader:
 
     @property
     def waiting(self) -> int:
-        """Number of parts that were changed and wait until they may be made."""
+        """Number of changed parts that wait until their pace allows them to be made."""
         return len(self._waiting)
 
     def take_up(self) -> None:
-        """Make the parts that have waited long enough, and take them into use. Never raises."""
+        """Make the parts that have waited long enough, and publish them. Never raises."""
         self._parts = dict(self.outcome.parts)
         self._guard(self._take_up)
         self.outcome = dataclasses.replace(self.outcome, finished=time.time(), parts=self._parts)
@@ -148,7 +147,7 @@ class Reloader:
             self.history[-1] = self.outcome
 
     def _guard(self, work: Callable[[], None]) -> None:
-        """Do some work; a fault in it is logged and told in the outcome."""
+        """Run ``work``; a defect in it is logged and put into the outcome."""
         try:
             work()
         except Exception as error:
@@ -224,14 +223,14 @@ class Reloader:
     # What has changed: each returns how to make the part again, or None
 
     def _changed_key(self, new: Config) -> Work | None:
-        # Not compared with the last configuration: a key that could not be used then is used now.
+        # Compared with the key in use, not with the last configuration: a key that failed before is tried again.
         key = pseudonyms_key(new)
         if key == self._key:
             self._waiting.pop(CRYPTOPAN, None)
             return None
 
         def derive() -> tuple[_Key, Pseudonyms]:
-            # On up to four threads: not at the workers' expense.
+            # Argon2id runs on up to four threads, which must not take time from the workers.
             return key, at_low_priority(lambda: load_pseudonyms(new))
 
         return derive
@@ -288,7 +287,8 @@ class Reloader:
         with self._faults(part):
             work = prepare()
             if work is None:
-                # A list whose file is the same has been looked at; a key that is the same has not been derived.
+                # An unchanged list file counts as a successful reload, because it was checked. An unchanged key
+                # does not, because nothing was derived.
                 if part != CRYPTOPAN:
                     self._metrics.reloaded(part, ok=True)
                 self._parts[part] = PartOutcome(
@@ -323,7 +323,7 @@ class Reloader:
 
     @contextmanager
     def _faults(self, part: str) -> Iterator[None]:
-        """Turn what goes wrong with a part into its outcome, so that the others can be loaded."""
+        """Turn an error of one part into its outcome, so that the other parts can be loaded."""
         try:
             yield
         except (EdmError, MemoryError) as error:
@@ -339,7 +339,7 @@ class Reloader:
         self._parts[part] = PartOutcome("reloaded")
 
     def _fail(self, part: str, *reasons: str) -> None:
-        # The file may have changed by the next time.
+        # Without a stamp the next reload reads the file again, even if it has not changed.
         self._stamps[part] = None
         self._metrics.reloaded(part, ok=False)
         self._parts[part] = PartOutcome("failed", tuple(redact(reason) for reason in reasons))

@@ -1,4 +1,4 @@
-"""The clocks, and the rotation clock: when is the next full minute, also when the wall clock is set."""
+"""The rotation clock: tells when a full minute has passed, also when the wall clock is set."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 STEP_US = 2_000_000
-"""Difference in microseconds from which on the wall clock is taken to have been set: more than a leap second."""
+"""A larger jump of the wall clock, in microseconds, means that it was set. It is more than a leap second."""
 
 _MINUTE_US = 60_000_000
-_LATEST_US = 253_402_128_000_000_000  # 9999-12-30, so that a name can still be moved on by seconds
+_LATEST_US = (
+    253_402_128_000_000_000  # 9999-12-30: a file name can still be moved forward by seconds to be unique
+)
 _LONGEST_WAIT = 1.0  # so that a wall clock that was set, or a suspended machine, is noticed soon
 
 
@@ -20,9 +22,9 @@ class Instant(NamedTuple):
     Attributes
     ----------
     wall_us : int
-        The wall clock, since 1970; anybody may set it.
+        The wall clock, since 1970; an operator or NTP may set it.
     running_us : int
-        A clock that nobody can set and that runs on while the machine is suspended; its zero means nothing.
+        A clock that nobody can set. It also runs while the machine is suspended; its zero has no meaning.
     """
 
     wall_us: int
@@ -30,12 +32,12 @@ class Instant(NamedTuple):
 
 
 def writable(us: int) -> int:
-    """Return ``us``, microseconds since 1970, or the nearest time that the names of files can hold."""
+    """Return ``us`` (microseconds since 1970), or the nearest time that a file name can hold."""
     return min(max(us, 0), _LATEST_US)
 
 
 def now() -> Instant:
-    """Return the present; whatever the wall clock shows, its time can be written into a file's name."""
+    """Return the present time, limited to what a file name can hold."""
     wall_us = time.time_ns() // 1000
     running_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
     return Instant(writable(wall_us), running_us)
@@ -44,19 +46,19 @@ def now() -> Instant:
 class MinuteClock:
     """Tells when a minute boundary of the wall clock has been passed, or the wall clock was set.
 
-    However many boundaries have been passed, also while the machine was suspended, there is one tick. A clock that
-    was set gives a tick at once, so that no interval is longer than a minute or mixes the times of two clocks. A
-    correction by less than :data:`STEP_US` gives none, nor a boundary that comes twice because of it.
+    Several boundaries passed at once, for example while the machine was suspended, give one tick. A clock that was
+    set gives a tick at once, so that no interval is longer than a minute or mixes the times of two clocks. A
+    correction of at most :data:`STEP_US` gives no tick, nor does a boundary that comes twice because of it.
 
     Parameters
     ----------
     now : callable
-        Tells the present.
+        Returns the present time.
 
     Attributes
     ----------
     step : float
-        By how many seconds the wall clock was set before the last call of :meth:`due`; 0 if it was not.
+        Seconds by which the wall clock was set, as found by the last call of :meth:`due`; 0 if it was not.
     """
 
     def __init__(self, now: Callable[[], Instant] = now) -> None:
@@ -67,12 +69,12 @@ class MinuteClock:
         self._minute = instant.wall_us // _MINUTE_US
 
     def wait(self) -> float:
-        """Return how many seconds to wait before asking :meth:`due`."""
+        """Return the seconds to wait before the next call of :meth:`due`."""
         left = (_MINUTE_US - self._now().wall_us % _MINUTE_US) / 1e6
         return min(_LONGEST_WAIT, max(left, 0.0005))
 
     def due(self) -> bool:
-        """Tell, once per boundary and once each time the clock is set, whether that has happened."""
+        """Return True once after each minute boundary, and once each time the clock was set."""
         instant = self._now()
         offset = instant.wall_us - instant.running_us
         step = offset - self._offset

@@ -1,4 +1,4 @@
-"""An interval: what the workers gather between two rotations."""
+"""An interval: what the workers collect between two rotations."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ class Interval:
     ----------
     began : Instant
         When it began.
+    accumulators : list of Accumulators
+        Histogram counts, one per worker.
+    rows : list of SessionRows
+        Session rows not yet handed to the writer, one per worker.
+    ledger : Ledger
+        Counts of the interval's frames by fate.
     serial : int
         Distinguishes intervals that start within the same second.
-    accumulators, rows : list
-        One per worker.
     """
 
     began: Instant
@@ -36,7 +40,7 @@ class Interval:
 
     @classmethod
     def begin(cls, workers: int, domains: int, explicit_threshold: int, session_rows: int) -> Interval:
-        """Begin an interval, now, over a domain table of ``domains`` entries."""
+        """Return an interval that begins now, for a domain table of ``domains`` entries."""
         return cls(
             began=clock.now(),
             accumulators=[Accumulators(domains, explicit_threshold) for _ in range(workers)],
@@ -52,8 +56,8 @@ class Interval:
     def stop_us(self, end: Instant | None = None) -> int:
         """Return the end, microseconds since 1970; never before the start.
 
-        It is what the wall clock shows at the end, unless that clock was set meanwhile: then it is what the clock
-        would show if it had been left alone, so that start and stop tell how long the interval was.
+        It is the wall clock's time at the end. If that clock was set meanwhile, it is the start plus the length of
+        the interval, so that start and stop always show how long the interval was.
 
         Parameters
         ----------

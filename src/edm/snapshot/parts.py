@@ -13,7 +13,7 @@ from edm.stages.pseudonyms.cryptopan import Pseudonymiser, derive_key
 
 
 class Parts(NamedTuple):
-    """What a snapshot needs from files and keys before the data directory is touched."""
+    """The parts of a snapshot that are made from files and keys before the data directory is opened."""
 
     pseudonyms: Pseudonyms
     clients: ClientPrefixes
@@ -21,7 +21,7 @@ class Parts(NamedTuple):
 
 
 def load_parts(config: Config) -> Parts:
-    """Load what the first snapshot needs, and what can be wrong in it before anything is written.
+    """Load these parts for the first snapshot, so that errors in them are found before anything is written.
 
     Raises
     ------
@@ -45,19 +45,19 @@ def load_pseudonyms(config: Config) -> Pseudonyms:
 def make_pseudonyms(config: Config, secret: bytes) -> Pseudonyms:
     """Make the pseudonyms that a configuration asks for, with a derived key of 32 bytes.
 
-    Another pseudonymisation is chosen here, see docs/seams/pseudonyms.md. Start-up tries it on made-up frames with a
-    made-up key.
+    To use another pseudonymisation, choose it here, see docs/seams/pseudonyms.md. Start-up tries it on made-up frames
+    with a made-up key.
     """
     return Pseudonymiser(secret, config.cryptopan_address_entries, config.cryptopan_cache_bytes)
 
 
 def load_clients(config: Config) -> ClientPrefixes:
-    """Read the ignored client prefixes; none if the key is not set or the file holds none.
+    """Read the ignored client prefixes; an empty set if the setting is empty or the file holds none.
 
     Raises
     ------
     ListFileError
-        The file cannot be read, or a line of it is no prefix.
+        The file cannot be read, or a line is not a prefix.
     """
     if not config.ignored_client_ips_file:
         return ClientPrefixes.none()
@@ -65,12 +65,12 @@ def load_clients(config: Config) -> ClientPrefixes:
 
 
 def open_ignored_names(config: Config) -> Dawg | None:
-    """Read and check the list of ignored question names; ``None`` if the key is not set or the file holds none.
+    """Read and check the list of ignored question names; ``None`` if the setting is empty or the file holds none.
 
     Raises
     ------
     ListFileError
-        The file cannot be read or is no valid DAWG file.
+        The file cannot be read or is not a valid DAWG file.
     """
     if not config.ignored_question_names_file:
         return None
@@ -87,24 +87,24 @@ def open_well_known(config: Config) -> Dawg:
     Raises
     ------
     ListFileError
-        The file cannot be read, is empty, or is no valid DAWG file.
+        The file cannot be read, is empty, or is not a valid DAWG file.
     """
     return Dawg.open(config.well_known_domains_file, config.list_file_bytes)
 
 
 def make_table(dawg: Dawg | None) -> DomainTable | None:
-    """Build the table of a list.
+    """Build the table of a list; ``None`` without a list.
 
     Raises
     ------
     ListFileError
-        It has too many words for a table.
+        The list has too many words for a table.
     """
     return DomainTable.build(dawg) if dawg is not None else None
 
 
 def pseudonyms_key(config: Config) -> tuple[object, ...]:
-    """Return what of a configuration the pseudonyms are made from: they are made again only if it changes."""
+    """Return the settings that the pseudonyms are made from; a reload makes them again only if these change."""
     return config.cryptopan_key, config.cryptopan_key_salt
 
 

@@ -1,4 +1,4 @@
-"""What a worker sees for the length of one batch."""
+"""The snapshot: the state that a worker uses for one batch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from edm.stages.pseudonyms.contract import Pseudonyms
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything reloadable, and the interval that is being filled.
+    """Everything reloadable, and the interval being filled.
 
-    ``ignored_names`` is ``None`` when no question name is ignored. The histogram rows of ``interval`` are
-    counted per index of ``well_known``, so these two only change together.
+    ``ignored_names`` is ``None`` when no question name is ignored. The histogram of ``interval`` counts by index into
+    ``well_known``, so ``well_known`` only changes together with ``interval``. ``sessions`` and ``events`` tell
+    whether session rows and events of new names are made.
     """
 
     generation: int

@@ -1,6 +1,7 @@
-"""Start-up: every kernel is warm before the first frame comes, and the configuration becomes input, sinks and servers.
+"""Start-up: loads every kernel before the first frame comes, and makes input, sinks and servers for the daemon.
 
-A configuration comes in; the listener, the sinks and the web servers go out for the daemon to start, and kernels
-that have worked on made-up frames. Another output gets its line in :mod:`edm.startup.sinks`. A kernel that the sample
-frames do not reach gets a frame in :mod:`edm.startup.sample`. The engine is below, the daemon is above.
+A configuration comes in. The listener, the sinks and the web servers go out, and kernels that have run once on made-up
+frames. A new output gets a line in :mod:`edm.startup.sinks`; a new section or check of the status page is in
+:mod:`edm.startup.sections` and :mod:`edm.startup.status_checks`. A kernel that the sample frames do not reach gets a
+frame in :mod:`edm.startup.sample`. The engine is in the layer below, the daemon in the layer above.
 """

@@ -1,4 +1,4 @@
-"""The source that a configuration asks for, and what is logged and counted of its connections."""
+"""Opening the source that a configuration asks for, and the log and counts of its connections."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 
 SWITCH_INTERVAL = 1e-4
-"""Seconds after which a thread must release the interpreter, so that readers do not starve."""
+"""Seconds after which a thread must release the interpreter, so that readers get their turn soon."""
 
 _FEW_CONNECTIONS = 32
 _LONGEST_SWITCH_INTERVAL = 5e-3
 
 
 class ConnectionLog:
-    """Logs and counts what a listener tells; see :class:`edm.input.listener.Events`.
+    """Logs and counts the events of a listener; see :class:`edm.input.listener.Events`.
 
     Parameters
     ----------
     on_failed : callable
-        Told the reason if nothing can be accepted any more.
+        Called with the reason if no connection can be accepted any more.
     """
 
     def __init__(self, metrics: Metrics, on_failed: Callable[[str], None]) -> None:
@@ -45,12 +45,12 @@ class ConnectionLog:
         self.address: Callable[[], str] = lambda: ""
 
     def opened(self) -> None:
-        """Log a sender that connected and said something."""
+        """Log a sender that connected and sent its first byte."""
         self._set_switch_interval()
         self._log.info("dnstap connection opened", connections=self.connections())
 
     def closed(self, end: End) -> None:
-        """Count and log a connection's end."""
+        """Count and log the end of a connection."""
         self._set_switch_interval()
         self._metrics.connection_ended(end.result)
         if end.result == "closed":
@@ -63,12 +63,12 @@ class ConnectionLog:
             self._faults.error("dnstap connection closed with an error", reason=end.reason)
 
     def refused(self, reason: str) -> None:
-        """Count and log a connection that was not taken."""
+        """Count and log a connection that was refused."""
         self._metrics.connection_ended("refused")
         self._faults.warning("dnstap connection refused", reason=reason)
 
     def failed(self, reason: str) -> None:
-        """Pass on that nothing can be accepted any more."""
+        """Report that no connection can be accepted any more."""
         self._on_failed(reason)
 
     def socket_file_made_again(self) -> None:
@@ -81,13 +81,13 @@ class ConnectionLog:
         self._faults.error("the socket's file is gone and cannot be made again", reason=reason)
 
     def flush(self) -> None:
-        """Log what the rate limits suppressed."""
+        """Report the lines that the rate limits suppressed."""
         self._faults.flush()
         self._log.flush()
 
     def _set_switch_interval(self) -> None:
-        # Every thread that waits for the interpreter wakes up once per interval to ask for it. A thousand senders that
-        # speak at the same moment would take up both the time and the processors with that.
+        # Every thread that waits for the interpreter wakes up once per interval to ask for it. With a thousand senders
+        # that send at the same time, this alone would keep the processors busy.
         crowd = self.connections() / _FEW_CONNECTIONS
         sys.setswitchinterval(min(_LONGEST_SWITCH_INTERVAL, SWITCH_INTERVAL * max(1.0, crowd)))
 
@@ -95,12 +95,12 @@ class ConnectionLog:
 def open_source(config: Config, intake: Intake, log: ConnectionLog) -> Source:
     """Open the one source of a configuration, with its limits; nothing is accepted before it is started.
 
-    Another source is chosen here (docs/seams/source.md).
+    To use another source, choose it here (docs/seams/source.md).
 
     Raises
     ------
     EdmError
-        The address, or a file of TLS, cannot be used.
+        The address or a TLS file cannot be used.
     """
     certificate = ServerCertificate(config, "input") if config.input_tls else None
     sock: Listening

@@ -1,6 +1,6 @@
-"""Compiling some of the kernels in a process of its own, beside the start of the program.
+"""Compiling some kernels in a second process while the program starts.
 
-The compiler holds the interpreter's lock, so a second thread would not help; a second process halves the time of a
+The compiler holds the interpreter lock, so a second thread would not help. A second process halves the time of a
 cold start on two cores. It calls each kernel with no rows, which compiles it into the cache on disk.
 """
 
@@ -21,7 +21,7 @@ from edm.startup.sample import use_rare_kernels
 
 
 def compile_late_kernels() -> None:
-    """Compile what the warm-up reaches late, in the order in which it gets there."""
+    """Compile the kernels that the warm-up reaches last, in its order."""
     columns = Columns(1)
     buf: U8Array = np.zeros(1024, np.uint8)
     batch = (buf, columns.u32, columns.u64, columns.fate, 0)

@@ -1,4 +1,4 @@
-"""What a start looks at before anything is written: folders that others can write to, keys that others can read."""
+"""Checks before a start writes anything: folders that others can write to, keys that others can read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _folders(config: Config) -> Iterator[tuple[str, Path]]:
 
 
 def shared_folders(config: Config) -> Iterator[str]:
-    """Yield a line for each folder in which other users could put something in the place of EDM's files."""
+    """Yield a line for each folder in which other users could replace EDM's files."""
     if config.allow_shared_folders:
         return
     seen = set()
@@ -44,18 +44,19 @@ def shared_folders(config: Config) -> Iterator[str]:
 
 
 def refuse_shared_folders(config: Config) -> None:
-    """Refuse what :func:`shared_folders` finds.
+    """Refuse to start with the folders that :func:`shared_folders` finds.
 
     Raises
     ------
     ConfigError
+        Holds a line for each such folder.
     """
     if found := list(shared_folders(config)):
         raise ConfigError(*found)
 
 
 def exposures(config: Config) -> Iterator[str]:
-    """Yield a line for each thing that is not as safe as it could be, but no reason not to start."""
+    """Yield a line for each thing that is less safe than it could be, but that does not prevent the start."""
     for key, folder in _folders(config):
         if (reason := group_reason(folder)) and not config.allow_shared_folders:
             yield f"{key}: {reason}"
@@ -64,7 +65,7 @@ def exposures(config: Config) -> Iterator[str]:
         try:
             mode = Path(path).stat().st_mode
         except (OSError, ValueError):
-            continue  # has an error of its own
+            continue  # reading the file later reports the error
         if path and mode & 0o004:
             yield f"{name}: {path} can be read by every user of this machine"
     if not config.disable_mqtt and urlsplit(server_url(config.mqtt_server)).scheme.lower() in _CLEAR_SCHEMES:
@@ -87,7 +88,7 @@ def _is_set(config: Config, name: str) -> bool:
 
 
 def forbid_core_files(config: Config) -> None:
-    """Let the system write no core file: it would hold the key and clients' addresses. ``core-files`` allows it."""
+    """Forbid core files, which would hold the key and clients' addresses. The key ``core-files`` allows them."""
     if not config.core_files:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

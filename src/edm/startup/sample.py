@@ -1,4 +1,4 @@
-"""A few made-up frames, and running all kernels over them in memory: no file is written, none is read."""
+"""Running all kernels on a few made-up frames, in memory: no file is read or written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from edm.stages.pseudonyms import tables as pseudonyms
 
 
 class KernelError(EdmError):
-    """The compiled kernels do not do on a made-up batch what they should."""
+    """The compiled kernels give a wrong result for the made-up frames."""
 
 
 def _varint(number: int) -> bytes:
@@ -62,7 +62,7 @@ def sample_frame(name: bytes, client: bytes, message_type: int = 6, *, questions
     message_type : int
         ``Message.type`` of dnstap; 6 is CLIENT_RESPONSE.
     questions : int
-        What the header says; ``name`` holds all but the type and class of the last one.
+        Number of questions in the header; ``name`` then holds all of them but the last one's type and class.
     """
     header = bytes.fromhex("12348180") + questions.to_bytes(2, "big") + bytes.fromhex("000100000000")
     answer = bytes.fromhex("c00c000100010000003c0004") + bytes(4)
@@ -86,19 +86,19 @@ def sample_frame(name: bytes, client: bytes, message_type: int = 6, *, questions
 _TWO_NAMES = b"\x03two\x07example\x03org\x00\x00\x01\x00\x01\x07ignored\x07example\x00"
 
 _FRAMES = (
-    # With a second question, for the search among all of them.
+    # With a second question, for the kernels that search all questions.
     sample_frame(_TWO_NAMES, bytes([192, 0, 2, 1]), questions=2),
     sample_frame(b"\x03www\x07example\x03com\x00", bytes([192, 0, 2, 1])),
     sample_frame(b"\x03new\x07example\x03net\x00", bytes([198, 51, 100, 7])),
     sample_frame(b"\x03sub\x07example\x03org\x00", bytes.fromhex("20010db8") + bytes(12)),
     sample_frame(b"\x07ignored\x07example\x00", bytes([203, 0, 113, 9])),
     sample_frame(b"\x07skipped\x07example\x00", bytes([10, 0, 0, 1])),
-    # With a field that nobody knows, for the decoder of unusual frames.
+    # With an unknown field, for the decoder of unusual frames.
     sample_frame(b"\x03www\x07example\x03com\x00", bytes([192, 0, 2, 1])) + _field(16, 1),
 )
 
-# DAWG files of ".example.org." with "www.example.com.", and of "ignored.example."; written out here because the
-# daemon has no other use for the kernels that make such files.
+# DAWG files of ".example.org." with "www.example.com.", and of "ignored.example.". They are bytes here, because the
+# daemon does not need the kernels that make such files.
 _WELL_KNOWN = bytes.fromhex(
     "0000002f0709021c1d0052e3bf75e0e57c385daf0763955cef7939d5d0017bbdd5ce57c385daf0763955ce3779dada"
 )
@@ -145,26 +145,27 @@ class _Names:
 
 
 class _Outputs:
-    """Takes what a pipeline hands out, and forgets it."""
+    """Outputs of a pipeline that drop everything."""
 
     def session_rows(self, interval: Interval, batch: pa.RecordBatch) -> None:
-        """Forget session rows."""
+        """Drop session rows."""
 
     def debug_frames(self, frames: Sequence[bytes]) -> None:
-        """Forget frames."""
+        """Drop frames."""
 
 
 def run_sample(config: Config | None = None) -> None:
-    """Run every kernel that the daemon has over the made-up frames, and check what comes out.
+    """Run all kernels of the daemon on the made-up frames, and check the results.
 
     Parameters
     ----------
-    config : says which pseudonyms are made, with a made-up key; the default configuration if not given
+    config : Config, optional
+        Decides which pseudonyms are made, with a made-up key; the default configuration if not given.
 
     Raises
     ------
     KernelError
-        A frame did not meet the fate that it was made for.
+        The fates, session rows, histogram rows or events are not the expected ones.
     """
     table = DomainTable.build(Dawg.from_bytes(_WELL_KNOWN))
     interval = Interval.begin(workers=2, domains=len(table), explicit_threshold=20, session_rows=64)
@@ -211,7 +212,7 @@ def _run_frames(pipelines: Sequence[Pipeline], snapshot: Snapshot) -> None:
 
 
 def use_rare_kernels() -> None:
-    """Use what grows with the traffic, and what only lists of hundreds of thousands of names need."""
+    """Run the kernels that grow tables, write names as text, or serve only lists of hundreds of thousands of names."""
     DomainTable.build(Dawg.from_bytes(_IGNORED), large=0).texts([0])
     wire_to_text(b"\x03www\x00")  # for the debug file
     key: U64Array = np.ones(3, np.uint64)

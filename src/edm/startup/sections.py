@@ -1,4 +1,4 @@
-"""The sections of ``/api/status``: what each of them asks of the parts of a daemon, in the form of the schema."""
+"""The sections of ``/api/status``, filled from the parts of a daemon in the form that the schema asks for."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from edm.output.session_writer import QUEUE_BATCHES
 from edm.output.sink import Sinks
 
 SENDERS = 50
-"""Connections that are listed; of the others only the number is told."""
+"""Most connections that are listed; the others are only counted."""
 
 INTERVAL_SECONDS = 60.0
 
 
 class Outcome(Protocol):
-    """What became of a reload: see :class:`edm.reload.outcome.ReloadOutcome`."""
+    """The outcome of a reload; :class:`edm.reload.outcome.ReloadOutcome` is one."""
 
     @property
     def finished(self) -> float:
@@ -49,15 +49,15 @@ class Outcome(Protocol):
 
 
 class Reloads(Protocol):
-    """The reloads of a daemon: see :class:`edm.reload.reload.Reloader`, which stands above this."""
+    """The reloads of a daemon; :class:`edm.reload.reload.Reloader`, in a layer above, has them."""
 
     @property
     def waiting(self) -> int:
-        """Parts that were changed and wait."""
+        """Number of changed parts that wait."""
 
     @property
     def outcome(self) -> Outcome:
-        """Of the last reload, or of the start."""
+        """Outcome of the last reload, or of the start."""
 
     @property
     def history(self) -> Sequence[Outcome]:
@@ -66,10 +66,10 @@ class Reloads(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a running daemon that are watched.
+    """The parts of a running daemon that the status is read from.
 
-    ``heartbeat`` returns when the main loop last turned (monotonic seconds), ``rotated`` when it last rotated and
-    ``stopping`` whether it is about to end.
+    ``heartbeat`` returns when the main loop last turned (monotonic seconds), ``rotated`` when it last rotated (seconds
+    since 1970), and ``stopping`` whether the daemon is stopping. ``started`` is in seconds since 1970.
     """
 
     config: Config
@@ -88,7 +88,7 @@ class Parts:
 
 
 def make_sections(parts: Parts) -> dict[str, Section]:
-    """Return the sections by name; one of them is that of each sink."""
+    """Return the sections by name; each sink adds its own."""
     rates = Rates()
 
     def program() -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _program(parts: Parts) -> dict[str, Any]:
 
 
 def identity_text(identity: bytes) -> str:
-    """Return an identity as it may be shown."""
+    """Return an identity as text that is safe to show: at most 80 characters, without addresses."""
     return visible(redact(identity.decode("utf-8", "backslashreplace")))[:80]
 
 
@@ -211,7 +211,7 @@ def _stages(parts: Parts) -> list[dict[str, Any]]:
 
 
 def queues(parts: Parts) -> list[dict[str, Any]]:
-    """Return depth and bound of each queue; a bound of None is none."""
+    """Return depth and bound of each queue; a bound of None means that there is none."""
     engine = parts.engine
     found: list[tuple[str, float, float | None, str]] = [
         ("blocks", engine.intake.depth, engine.intake.blocks, "blocks"),
@@ -231,7 +231,7 @@ def queues(parts: Parts) -> list[dict[str, Any]]:
 
 
 def new_names(engine: Engine) -> int:
-    """Return a number that grows by one with each name never seen before."""
+    """Return a number that grows by one with each new name."""
     return engine.seen.names + engine.seen.evicted
 
 
@@ -278,7 +278,7 @@ def _reload(parts: Parts) -> dict[str, Any]:
 
 
 def lists(engine: Engine) -> list[dict[str, Any]]:
-    """Return what is known of each list in use."""
+    """Return entries, digest and age (seconds) of each list in use."""
     snapshot, now = engine.cell.current, time.time()
     names = snapshot.ignored_names
     return [
@@ -308,7 +308,7 @@ def _snapshot(parts: Parts) -> dict[str, Any]:
 
 
 def certificates(parts: Parts) -> list[dict[str, Any]]:
-    """Return each certificate in use and when it ends."""
+    """Return each certificate in use and when it expires."""
     ends: list[tuple[str, float]] = []
     for sink in parts.sinks.in_order():
         ends.extend(sink.certificates())

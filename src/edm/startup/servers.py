@@ -1,4 +1,4 @@
-"""The small web servers that a configuration asks for."""
+"""The web servers that a configuration asks for: metrics and status, and debugging."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ def http_servers(
     status: Status | None = None,
     access: Access | None = None,
 ) -> list[HttpServer]:
-    """Make the servers, not started yet; ``rotate`` is what a request for a rotation does, if these are allowed.
+    """Make the servers and bind their addresses; they are not started yet.
 
-    ``status`` is what the page and the probes show, ``access`` who may read the metrics address.
+    Parameters
+    ----------
+    rotate : callable
+        Called with a timeout in seconds for each request for a rotation, if these are allowed.
+    status : Status, optional
+        What the status page and the probes show.
+    access : Access, optional
+        Who may read the metrics address.
 
     Raises
     ------

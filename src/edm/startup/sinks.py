@@ -1,4 +1,4 @@
-"""Which sinks a configuration asks for, and what stands around them: the disk budget and the reloadable parts."""
+"""The sinks that a configuration asks for, the disk budget, and the list of reloadable parts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from edm.tapir.upload.upload import Uploader
 
 
 def make_sinks(config: Config, engine: Engine) -> Sinks:
-    """Make the sinks of a daemon; another output gets its line here (docs/seams/sink.md).
+    """Make the sinks of a daemon; a new output gets a line here (docs/seams/sink.md).
 
-    New names become events if there is a sink of events, whichever it is.
+    New names become events if there is any sink of events.
     """
     events: EventSink | None = None
     files = _make_new_name_files(config, engine) if config.new_qname_file else None
@@ -27,7 +27,7 @@ def make_sinks(config: Config, engine: Engine) -> Sinks:
         events = EventsOut(config, engine.event_queue, engine.data.root, engine.metrics, files)
     elif files is not None:
         events = NewNamesToFiles(engine.event_queue, files, engine.metrics)
-    # The uploader is always there: a reload may switch it on.
+    # There is always an uploader, because a reload may switch it on.
     return Sinks(events, (Uploader(config, engine.data, engine.metrics),))
 
 
@@ -38,7 +38,7 @@ def _make_new_name_files(config: Config, engine: Engine) -> NewNameFiles:
 
 
 def make_budget(config: Config, engine: Engine, sinks: Sinks) -> DiskBudget:
-    """Make the disk budget over all that is stored; session rows are admitted by it from now on."""
+    """Make the disk budget for all stored files; from now on it decides whether session rows are stored."""
     budget = DiskBudget(
         engine.data,
         engine.metrics,
@@ -54,7 +54,7 @@ def make_budget(config: Config, engine: Engine, sinks: Sinks) -> DiskBudget:
 def reloadable(
     config: Config, engine: Engine, sinks: Sinks, budget: DiskBudget, source: Source, access: Access
 ) -> dict[str, Callable[[Config], bool | None]]:
-    """Return what takes over a new configuration besides the engine, by name of the part, in order."""
+    """Return the functions that apply a new configuration to the parts outside the engine, by name, in order."""
     parts: dict[str, Callable[[Config], bool | None]] = {
         "disk_budget": lambda new: budget.reload(_limits(new))
     }
@@ -64,7 +64,7 @@ def reloadable(
     if access.configured:
         parts[access.part] = access.reload
     if config.debug_dnstap_filename:
-        # The name is that of the start: another one needs a restart.
+        # The name of the file stays: a new one needs a restart.
         parts["debug_file"] = lambda _: engine.reopen_debug_file()
     return parts
 

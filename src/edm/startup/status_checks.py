@@ -1,4 +1,4 @@
-"""The checks behind health and findings: each looks at one thing and says what is wrong and what to do."""
+"""The checks behind health and findings: each checks one thing and says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from edm.output.budget import CANNOT_BE_KEPT, REST_GIVES_WAY, SESSIONS_GIVE_WAY
 from edm.startup.sections import INTERVAL_SECONDS, Parts, certificates
 
 STUCK_SECONDS = 30.0
-"""For which a worker may be at one block, or all blocks be taken without one being finished."""
+"""Longest time that a worker may spend on one block, or that readers may wait while no block is finished."""
 LATE_SECONDS = 30.0
-"""That an interval may end late, and its files."""
+"""Longest time by which an interval may end late, or its files be written late."""
 LOOP_SECONDS = 60.0
-"""For which the main loop may stand still."""
+"""Longest time between two turns of the main loop."""
 AWAY_SECONDS = 60.0
-"""For which a connection to the broker may be away before it is told."""
+"""Time without a connection to the broker after which a finding says so."""
 QUIET_SECONDS = 300.0
-"""Without a frame, after which that is told."""
+"""Time without a frame after which a finding says so."""
 EXPIRING_SECONDS = 14 * 86400.0
+"""Time before a certificate expires from which a finding says so."""
 
-_LEAST = 100  # frames from which on their types are judged
+_LEAST = 100  # with fewer frames, nothing is said about their types
 
 
 class Checks:
@@ -35,7 +36,7 @@ class Checks:
         self._frames: tuple[int, float] = (-1, time.monotonic())
 
     def all(self) -> tuple[Check, ...]:
-        """Return the checks."""
+        """Return the checks, in the order of their groups below."""
         return (
             self.main_loop,
             self.workers_alive,
@@ -57,10 +58,10 @@ class Checks:
             self.log_lines,
         )
 
-    # What makes a daemon not live
+    # Faults that make a daemon not live
 
     def main_loop(self) -> Finding | None:
-        """Find a main loop that stands still."""
+        """Find a main loop that hangs."""
         still = time.monotonic() - self._parts.heartbeat()
         if still < LOOP_SECONDS:
             return None
@@ -84,10 +85,10 @@ class Checks:
             "Restart EDM and report what the log says.",
         )
 
-    # What makes it not ready
+    # Faults that make it not ready
 
     def listening(self) -> Finding | None:
-        """Find an input that takes no senders."""
+        """Find an input to which no sender can connect."""
         if self._parts.source.listening or self._parts.stopping():
             return None
         return Finding(
@@ -111,7 +112,7 @@ class Checks:
         )
 
     def stalled(self) -> Finding | None:
-        """Find an input that waits while no block gets finished."""
+        """Find readers that wait while no block is finished."""
         engine, now = self._parts.engine, time.monotonic()
         finished = sum(worker.blocks for worker in engine.workers)
         if finished != self._finished[0] or not engine.intake.scarce:
@@ -149,7 +150,7 @@ class Checks:
         )
 
     def ledger(self) -> Finding | None:
-        """Find a ledger that does not close."""
+        """Find an interval whose ledger does not balance."""
         records = self._parts.engine.metrics.intervals.records()
         if not records or records[0].closed:
             return None
@@ -162,7 +163,7 @@ class Checks:
         )
 
     def disk(self) -> Finding | None:
-        """Find a disk budget that has to remove something."""
+        """Find a disk budget that must remove files, or cannot be kept."""
         _, state = self._parts.budget.seen
         if state == SESSIONS_GIVE_WAY:
             return Finding(
@@ -188,15 +189,15 @@ class Checks:
         return None
 
     def stopping(self) -> Finding | None:
-        """Find a daemon that is about to end."""
+        """Find a daemon that is stopping."""
         if not self._parts.stopping():
             return None
         return Finding("stopping", "info", "EDM is stopping.", "")
 
-    # What is worth knowing
+    # Findings that change neither
 
     def losses(self) -> Finding | None:
-        """Find what was lost since the start."""
+        """Find losses since the start."""
         faults = self._parts.engine.metrics.faults
         if not faults:
             return None
@@ -215,7 +216,7 @@ class Checks:
         return {"enabled": False}
 
     def broker(self) -> Finding | None:
-        """Find a broker that is away."""
+        """Find a broker without a connection."""
         events, now = self._section("events"), time.monotonic()
         if not events["enabled"] or events["connected"]:
             self._connected = now
@@ -258,7 +259,7 @@ class Checks:
         )
 
     def certificate(self) -> Finding | None:
-        """Find a certificate that ends soon, or has."""
+        """Find a certificate that has expired or expires soon."""
         soonest = min(certificates(self._parts), key=lambda c: c["seconds_left"], default=None)
         if soonest is None or soonest["seconds_left"] > EXPIRING_SECONDS:
             return None
@@ -275,7 +276,7 @@ class Checks:
         )
 
     def frames(self) -> Finding | None:
-        """Find an input from which nothing comes."""
+        """Find an input from which no frames come."""
         parts, now = self._parts, time.monotonic()
         frames = parts.engine.metrics.total("frames_received")
         if frames != self._frames[0]:
@@ -292,7 +293,7 @@ class Checks:
         )
 
     def queries_only(self) -> Finding | None:
-        """Find senders of nothing but queries, of which EDM can make nothing."""
+        """Find senders that send only queries, which EDM does not use."""
         types = self._parts.engine.metrics.senders.by_type()
         if sum(types.values()) < _LEAST or any(
             count for name, count in types.items() if name.endswith("_RESPONSE")
@@ -318,7 +319,7 @@ class Checks:
         )
 
     def log_lines(self) -> Finding | None:
-        """Find log lines that nobody read."""
+        """Find log lines that were dropped."""
         dropped = int(self._parts.engine.metrics.value("edm_log_dropped_total") or 0)
         if not dropped:
             return None

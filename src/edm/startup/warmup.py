@@ -1,4 +1,4 @@
-"""Loading the kernels, or compiling them, before the first frame comes, by minimising a few made-up frames."""
+"""Loading or compiling all kernels before the first frame comes, by running them on made-up frames."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from edm.startup.sample import KernelError, run_sample, sample_frame
 
 
 def warm_up(config: Config | None = None) -> None:
-    """Load every kernel and let it work on made-up frames; compile what is not kept, and announce it.
+    """Load every kernel and run it on made-up frames; compile those that are not in the cache, and log that.
 
-    What cannot be loaded is compiled again. What cannot be kept is compiled by each process, and that is
-    logged as a warning.
+    A kernel that cannot be loaded from the cache is compiled again. If the cache cannot be written, each process
+    compiles all kernels, and that is logged as a warning.
 
     Parameters
     ----------
-    config : says which pseudonyms are made; the default configuration if not given
+    config : Config, optional
+        Decides which pseudonyms are made; the default configuration if not given.
 
     Raises
     ------
     KernelError
-        The kernels do not work; then none of them is kept.
+        The kernels do not work; then the cache is emptied.
     """
     if JIT_DISABLED:
         return
@@ -44,13 +45,13 @@ def warm_up(config: Config | None = None) -> None:
     try:
         run_sample(config)
     except Exception as error:
-        kept.clear()  # whatever is wrong with it
+        kept.clear()  # a damaged kernel may be the cause
         if isinstance(error, KernelError):
             raise
         raise KernelError(f"the kernels do not work: {type(error).__name__}: {error}") from error
     finally:
         if process is not None:
-            process.kill()  # whatever it has not compiled by now has been compiled here
+            process.kill()  # this process has compiled the rest by now
             process.wait()
     kept.mark_warm()
     if cold or kept.compiled:
@@ -86,7 +87,7 @@ def _start_precompiling() -> subprocess.Popen[bytes] | None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-    except OSError:  # it only saves time
+    except OSError:  # the second process only saves time
         return None
 
 

@@ -1,4 +1,4 @@
-"""What watches a daemon: history, health, the status board, and the metrics that ask the parts at a scrape."""
+"""Watching a daemon: history, health, the status board, and the metrics read from its parts at each scrape."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Rows = Iterator[tuple[Sequence[str], float]]
 
 
 def make_history(engine: Engine) -> History:
-    """Return the history of frames by fate, bytes, new names and losses; not started."""
+    """Return the history of frames by fate, bytes, new names and losses; it is not started yet."""
 
     metrics = engine.metrics
 
@@ -36,7 +36,7 @@ def make_history(engine: Engine) -> History:
 
 
 def watch(parts: Parts) -> Status:
-    """Return what the status routes ask, and add the metrics of the parts."""
+    """Return the object that the status routes use, and register the metrics of the parts."""
     _add_metrics(parts)
     health = Health(Watch(Checks(parts).all()))
     return Status(Board(make_sections(parts), parts.engine.metrics.faults), health, parts.history)
