@@ -1,4 +1,4 @@
-"""Two configurations tried on capture files: which frames would meet another fate."""
+"""Trying two configurations on capture files: which frames would get another fate."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from edm.trial.compare import Comparison, State
 def compare(before: Config, after: Config, files: Sequence[str]) -> tuple[Comparison, list[str]]:
     """Run all frames of ``files`` through the states of both configurations; write nothing.
 
-    Returns the comparison, and a line for each file that was damaged or cut off; its whole frames were compared.
+    Returns the comparison, and a line for each damaged or truncated file. The complete frames of such a file were
+    compared.
 
     Raises
     ------
     EdmError
-        A list or a file cannot be opened.
+        A list or a capture file cannot be opened.
     """
     readers = open_all(files)
     try:

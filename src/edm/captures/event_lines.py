@@ -1,4 +1,4 @@
-"""What is in a file of new names, for people: ``edm inspect``."""
+"""Summary of a file of new names, for ``edm inspect``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, BinaryIO
 from edm.errors import InputError
 
 LINE_MAX = 1 << 16
-"""Bytes of the longest line that is looked at; an event has a few kilobytes at most."""
+"""Bytes of the longest line that is read; an event has a few kilobytes at most."""
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _TYPES_MAX = 1 << 16
 
 
 def inspect_events(path: str, top: int = 10) -> dict[str, Any]:
-    """Return how many events a file of new names has, of what times and types, and the first of their names.
+    """Return the number, times and types of the events in a file of new names, and the first names.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ def inspect_events(path: str, top: int = 10) -> dict[str, Any]:
     -------
     dict
         ``file``, ``kind`` (``new_qname``), ``bytes``, ``events``, ``times`` (first and last minute), ``types``
-        (events by type of the question), ``shown`` (names), and ``problem`` if there are other lines than events;
-        all of it fits into JSON.
+        (events by type of the question), ``shown`` (names), and ``problem`` if some lines are not events. All
+        values can be written as JSON.
 
     Raises
     ------
     InputError
-        It cannot be read.
+        The file cannot be read.
     """
     events = other = 0
     times: list[str] = []
@@ -68,7 +68,7 @@ def inspect_events(path: str, top: int = 10) -> dict[str, Any]:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines; of one that is too long, what is not valid JSON."""
+    """Yield the lines; of a line that is too long, only its beginning, which is not valid JSON."""
     while line := file.readline(LINE_MAX):
         yield line
         while len(line) == LINE_MAX and not line.endswith(b"\n"):
@@ -76,7 +76,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _event(line: bytes) -> tuple[str, int, str] | None:
-    """Return name, type and time of the event in a line, or None if it holds none."""
+    """Return name, type and time of the event in a line, or None if the line is not an event."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):

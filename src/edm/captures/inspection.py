@@ -58,23 +58,25 @@ _MAX_FRAME = 262_144
 
 
 def inspect(path: str, top: int = 10) -> Facts:
-    """Return what is known of a file: an output file of this program or the Go daemon, or a capture.
+    """Return facts about a file: an output file of this program or of the Go daemon, or a capture.
 
     Parameters
     ----------
+    path : str
+        The file; ``-`` is a capture on standard input.
     top : int
-        Names to return, those that occur most.
+        Names to return, the most frequent first.
 
     Returns
     -------
     dict
         ``file``, ``kind`` (``histogram``, ``session``, ``parquet`` for any other Parquet file, ``capture``), and
-        what that kind has to tell; all of it fits into JSON. ``problem`` is there if a capture is damaged.
+        facts that depend on the kind; all of them can be written as JSON. A damaged capture also has ``problem``.
 
     Raises
     ------
     InputError
-        The file cannot be read or is neither of these.
+        The file cannot be read, or is none of these.
     """
     if path != "-" and _begins_with_magic(path):
         return inspect_parquet(path, top)
@@ -94,7 +96,7 @@ def _begins_with_magic(path: str) -> bool:
 
 
 class _Capture:
-    """Decodes a capture and counts its frames by fate, as far as the fate does not depend on a list."""
+    """Decodes a capture and counts its frames by fate. No list is used, so no frame is ignored or well-known."""
 
     def __init__(self, capture: CaptureReader) -> None:
         self._capture = capture
@@ -107,7 +109,7 @@ class _Capture:
         self._fates: Counter[int] = Counter()
         self._rcodes: Counter[int] = Counter()
         self._names: dict[int, list[Any]] = {}
-        self._least = 0  # different names met at least, once some were forgotten
+        self._least = 0  # lower bound on different names, once some were dropped
         self._times: list[int] = []
 
     def facts(self, top: int) -> Facts:
@@ -166,7 +168,7 @@ class _Capture:
             self._names = dict(most[: MOST_NAMES // 2])
 
     def _add_times(self, seconds: np.ndarray[Any, np.dtype[np.uint64]]) -> None:
-        # Absent times are 0; what no calendar here can show is no time either.
+        # 0 means that there is no time; a year after 9999 cannot be shown.
         known = seconds[(seconds > 0) & (seconds < 253_402_300_800)]
         if len(known):
             self._times = [min([int(known.min()), *self._times]), max([int(known.max()), *self._times])]

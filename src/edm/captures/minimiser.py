@@ -28,19 +28,29 @@ from edm.stages.new_qname.events import EventBlock
 EVENTS_FILE = "new_qname.jsonl"
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with the file's name, the number of its bytes read so far, and its size if known."""
+"""Called with the file's name, the bytes read so far, and its size in bytes if known."""
 
 
 @dataclasses.dataclass
 class Summary:
-    """What a run over files did.
+    """The result of a run over files.
 
     Attributes
     ----------
-    frames : by fate (see the ledger), and ``frames_received``.
-    files : output files written, in the order of writing.
-    problems : a line for each input file that was damaged or cut off; its whole frames were minimised.
-    faults : a line for each kind of loss because of a defect or because a file could not be written.
+    frames : dict of str to int
+        Frames by fate (see the ledger), and ``frames_received``.
+    new_names, histogram_rows, session_rows : int
+        Events and rows written.
+    seconds : float
+        Duration of the run.
+    input_bytes : int
+        Uncompressed bytes read.
+    files : list of Path
+        Output files written, in the order of writing.
+    problems : list of str
+        A line for each damaged or truncated input file; its complete frames were minimised.
+    faults : list of str
+        A line for each kind of loss, because of a defect or of a file that could not be written.
     """
 
     frames: dict[str, int]
@@ -54,11 +64,11 @@ class Summary:
     faults: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the summary for JSON."""
+        """Return the summary as values that can be written as JSON."""
         return dataclasses.asdict(self) | {"files": [str(path) for path in self.files]}
 
     def as_text(self) -> str:
-        """Return the summary for reading."""
+        """Return the summary as lines of text."""
         received = self.frames["frames_received"]
         rate = f"{received / self.seconds:,.0f} frames/s" if self.seconds > 0 else ""
         lines = [f"{received:>14,}  frames in {self.seconds:.2f} s ({rate})"]
@@ -75,9 +85,9 @@ class Summary:
 
 
 class _EventFile:
-    """Writes the payloads of new_qname events, one a line. The workers write themselves: none is discarded.
+    """Writes the payloads of new_qname events, one per line.
 
-    An :class:`edm.output.sink.EventTaker`.
+    It is an :class:`edm.output.sink.EventTaker`. The workers write the events themselves, so none is discarded.
     """
 
     def __init__(self, path: Path, faults: Faults) -> None:
@@ -102,7 +112,7 @@ class _EventFile:
                 except OSError as error:
                     self._fail(error)
             if self._error is not None:
-                # Their names are not saved: another run finds them new once more.
+                # The names are not saved, so that the next run finds them new again.
                 self._faults.report(EVENTS, len(block))
                 return len(block), 0
             self.count += len(block)
@@ -116,7 +126,7 @@ class _EventFile:
         )
 
     def close(self) -> None:
-        """Close the file; remove it if nothing came."""
+        """Close the file; remove it if it is empty."""
         try:
             self._file.close()
         except OSError as error:
@@ -131,19 +141,19 @@ class _EventFile:
 def minimise(
     config: Config, files: Sequence[str], progress: Progress, metrics: Metrics | None = None
 ) -> Summary:
-    """Minimise ``files``, one after the other and in order, as one interval.
+    """Minimise ``files`` in order, as one interval.
 
-    ``metrics`` takes the counters; without it they are kept apart and thrown away.
+    The counters go into ``metrics``, if it is given.
 
     Raises
     ------
     EdmError
-        Nothing could be started. A damaged input file is no exception but a line in ``Summary.problems``, an
-        output that could not be written one in ``Summary.faults``.
+        The run could not start. A damaged input file does not raise; it becomes a line in ``Summary.problems``. An
+        output that could not be written becomes a line in ``Summary.faults``.
     """
     began = time.monotonic()
     metrics = metrics or Metrics()
-    readers = open_all(files)  # all must be there before anything is written
+    readers = open_all(files)  # all must open before anything is written
     try:
         engine = Engine(config, metrics, events=True, live=False)
         written: list[Path] = []

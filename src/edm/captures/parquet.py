@@ -1,4 +1,4 @@
-"""What is in a Parquet file, for people: whoever wrote it, whatever state it is in, and within bounded memory."""
+"""Summary of a Parquet file for ``edm inspect``, in bounded memory, also of a foreign or damaged file."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from edm.stages.session.columns import SCHEMA as SESSION_SCHEMA
 Facts: TypeAlias = dict[str, Any]
 
 MOST_NAMES = 500_000
-"""Different names that are counted at once. Of more, those are forgotten that occurred least."""
+"""Most different names that are counted at once. With more, the least frequent ones are dropped."""
 MEMORY = 384 << 20
-"""Bytes of memory that reading a Parquet file may take: a small file can claim to unpack to any size."""
+"""Bytes of memory that reading a Parquet file may take, because a small file can claim to unpack to any size."""
 
 _METADATA_PREFIX = b"edm."
 _QUERIES = COUNTER_COLUMNS[:6]
-"""The counters of which a response adds to exactly one, by class and type of its question."""
+"""Counters by class and type of the question; each response adds to exactly one of them."""
 _CLIENTS = ("v4client_count", "v6client_count")
 _BATCH_ROWS = 8192
 _SEPARATOR = b"\0"
@@ -37,21 +37,21 @@ _TEXT = 1000  # characters of a foreign text
 _COLUMNS = 1000
 _FOOTER = 100 << 20
 
-# What the library raises for what it does not like in a file, beside its own exceptions (text that is not UTF-8,
-# numbers that fit nowhere, columns that are not there).
+# Errors that the library raises for a bad file: its own, and Python's (text that is not UTF-8, numbers out of range,
+# missing columns).
 _UNREADABLE = (pa.ArrowException, ValueError, IndexError, KeyError, TypeError, OverflowError)
 
 
 def inspect_parquet(path: str, top: int) -> Facts:
-    """Return what is known of a Parquet file; see :func:`edm.captures.inspection.inspect`.
+    """Return facts about a Parquet file; see :func:`edm.captures.inspection.inspect`.
 
     Raises
     ------
     InputError
-        The file cannot be read.
+        The file cannot be read, is damaged, or takes more than :data:`MEMORY` to read.
     """
     try:
-        # Not by its path, which need be no text, or may look like a URL to the library.
+        # The library gets an open file, because a path may not be text, or may look like a URL to the library.
         with Path(path).open("rb") as opened, _system_pool():
             with _bounded_memory():
                 file = pq.ParquetFile(
@@ -66,7 +66,7 @@ def inspect_parquet(path: str, top: int) -> Facts:
         reason = f"reading it would take more than {MEMORY >> 20} MiB of memory"
         raise InputError(f"{path}: {reason}") from None
     except _UNREADABLE as error:
-        # The exceptions of the library are values or keys, too.
+        # Python's text of UnicodeDecodeError would say little to an operator.
         known = "text in it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         reason = (known.splitlines() or ["damaged"])[0][:_TEXT]
         raise InputError(f"{path}: not a whole Parquet file: {reason}") from None
@@ -79,7 +79,7 @@ def inspect_parquet(path: str, top: int) -> Facts:
 
 @contextmanager
 def _system_pool() -> Iterator[None]:
-    # The pool that the library takes by default reserves memory far ahead.
+    # The library's default pool reserves far more memory than it uses, and would exceed the limit.
     pool = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:
@@ -90,9 +90,9 @@ def _system_pool() -> Iterator[None]:
 
 @contextmanager
 def _bounded_memory() -> Iterator[None]:
-    """Let this process have :data:`MEMORY` bytes more than it has now; beyond that allocations fail.
+    """Limit this process to :data:`MEMORY` bytes more than it has now; beyond that, allocations fail.
 
-    Only for what the library does in this thread: in others it cannot bear it.
+    Only for library code in this thread: the library cannot handle a failed allocation in its other threads.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     bound = _data_bytes() + MEMORY
@@ -142,10 +142,10 @@ def _facts(file: pq.ParquetFile, path: str, top: int) -> Facts:
 
 
 def _kind(schema: pa.Schema) -> tuple[str, list[str]]:
-    """Tell whose file it is, and which columns of today it does not have.
+    """Return the kind of the file, and the columns of the present version that it lacks.
 
-    New columns go behind the others, so a file of an older version or of the Go daemon has the first of them. Columns
-    with the right names but other types than ours are another program's.
+    New columns are added at the end, so a file of an older version or of the Go daemon has the first columns. A file
+    whose columns have the right names but other types was made by another program.
     """
     read = {
         "histogram": (HISTOGRAM_SCHEMA, {*LABEL_COLUMNS, *COUNTER_COLUMNS, *_CLIENTS}),
@@ -164,7 +164,7 @@ def _text(value: bytes) -> str:
 
 
 def _interval(metadata: dict[str, str], name: str) -> list[str] | None:
-    """Return start and stop: from the metadata, else (files of the Go daemon) from the name."""
+    """Return start and stop from the metadata, or from the file's name (for files of the Go daemon)."""
     if "edm.interval.start" in metadata and "edm.interval.stop" in metadata:
         return [metadata["edm.interval.start"], metadata["edm.interval.stop"]]
     for prefix in (HISTOGRAM_PREFIX, SESSION_PREFIX):
@@ -195,7 +195,7 @@ def _batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
 def _bounded(column: pa.Array) -> pa.Array:
     if not pa.types.is_string(column.type):
         return pc.fill_null(column, 0)
-    # As bytes: whether it is UTF-8 is only looked at for what is shown.
+    # As bytes, because only the names that are shown are decoded as UTF-8.
     return pc.binary_slice(pc.ascii_lower(column).cast(pa.binary()), 0, _LABEL_BYTES)
 
 
@@ -231,7 +231,7 @@ def _histogram_facts(file: pq.ParquetFile, top: int) -> Facts:
 def _session_facts(file: pq.ParquetFile, top: int) -> Facts:
     names = _Names()
     for batch in _batches(file, [*LABEL_COLUMNS]):
-        # One column instead of ten, which takes a tenth of the memory. Labels are NULL only from some label on.
+        # Joined into one column, which takes a tenth of the memory of ten. After the first NULL label all are NULL.
         labels = [batch[name].combine_chunks() for name in LABEL_COLUMNS]
         front = pa.repeat(
             pa.scalar(b"", pa.binary()), batch.num_rows
@@ -248,7 +248,7 @@ class _Names:
         self._counted: pa.Table | None = None
         self._waiting: list[pa.Table] = []
         self._rows = 0
-        self._least = 0  # different names met at least, once some were forgotten
+        self._least = 0  # lower bound on different names, once some were dropped
 
     def add(self, rows: pa.Table) -> None:
         """Count more rows."""
@@ -269,7 +269,7 @@ class _Names:
         self._counted = counted
 
     def facts(self, top: int) -> Facts:
-        """Return the number of names and those that occur most."""
+        """Return the number of names and the most frequent ones."""
         if self._waiting:
             self._merge()
         if self._counted is None:

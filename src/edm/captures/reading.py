@@ -1,8 +1,8 @@
 """Capture files: Frame Streams files, plain or compressed, read as a stream of data-phase bytes.
 
 A Frame Streams file is a START control frame, data frames, and a STOP control frame. Compression (gzip, RFC
-1952; Zstandard, RFC 8878) is recognised by the first bytes, never by the name. Memory is bounded whatever the file:
-no more is decompressed than was asked for, or than one small piece of input can expand to.
+1952; Zstandard, RFC 8878) is recognised by the first bytes, never by the name. Memory is bounded for any file: a
+read decompresses no more than the caller's buffer holds, or than one small piece of input can expand to.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ STDIN = "-"
 CHUNK = 1 << 20
 """Bytes per chunk of :func:`read_capture`."""
 
-_HEAD = 12  # bytes that tell the form: the shortest START has as many, so a pipe need not deliver more
+_HEAD = (
+    12  # bytes that show the format: the length of the shortest START, so a pipe delivers at least as many
+)
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_INPUT = 1 << 16
-# The zstandard module has no bound on what one call puts out. A block of 4 bytes can stand for 128 KiB, so
-# this bounds the output of a call to 32 MiB.
+# The zstandard module does not bound the output of one call. A block of 4 bytes can expand to 128 KiB, so this input
+# size bounds the output of a call to 32 MiB.
 _ZSTD_INPUT = 1 << 10
-# The longest frame header (RFC 8878, 3.1.1.1). In two pieces the library may take the second for a frame of its own.
+# The longest frame header (RFC 8878, 3.1.1.1). If it comes in two pieces, the library may read the second as a frame.
 _ZSTD_HEADER = 18
 
 
 class _File:
-    """The file as it is on disk; counts what was read, and can give its first bytes twice."""
+    """The file as it is on disk; counts the bytes read, and shows its first bytes before they are read."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -62,7 +64,7 @@ class _File:
     def _stat_size(self) -> int | None:
         try:
             status = os.fstat(self._raw.fileno())
-        except (OSError, ValueError):  # standard input replaced by something that is no file
+        except (OSError, ValueError):  # standard input was replaced by an object that is not a file
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
@@ -75,7 +77,7 @@ class _File:
 
     @property
     def head(self) -> bytes:
-        """The first bytes that have not been read yet."""
+        """The first bytes of the file that have not been read yet."""
         return self._head
 
     def readinto(self, view: memoryview) -> int:
@@ -105,7 +107,7 @@ class _TruncatedError(Exception):
     """The compressed data ends before its end mark."""
 
 
-# What decompressors raise.
+# Errors of the decompressors.
 _DAMAGED: tuple[type[Exception], ...] = (_TruncatedError, zlib.error, zstandard.ZstdError)
 
 
@@ -127,7 +129,7 @@ class _Compressed:
             try:
                 count = self._piece(view[filled:])
             except _DAMAGED as error:
-                # What came before is delivered first, the error with the next call.
+                # Bytes before the error are delivered now; the next call raises it.
                 self._error = error
                 break
             if count == 0:
@@ -156,7 +158,7 @@ class _Gzip(_Compressed):
             at_end = not self._input
             if self._member is None:
                 if self._members:
-                    # Some tools pad with zeros behind the last member.
+                    # Some tools pad with zeros after the last member.
                     self._input = self._input.lstrip(b"\0")
                 if at_end:
                     return 0
@@ -223,13 +225,13 @@ class CaptureReader:
     position : int
         Offset in the uncompressed stream of the next byte that :meth:`readinto` delivers.
     truncated : bool
-        The file was found to end too early; the reason was raised as :class:`~edm.errors.InputError`.
+        Whether the file ends too early; the reason was raised as :class:`~edm.errors.InputError`.
 
     Raises
     ------
     InputError
-        The file is missing, unreadable, empty, no Frame Streams file, of another content type, or it ends
-        within START. Messages name the file and, where there is one, the offset in the uncompressed stream.
+        The file is missing, unreadable, empty, not a Frame Streams file, of another content type, or ends inside
+        START. Messages name the file and, if known, the offset in the uncompressed stream.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -257,14 +259,14 @@ class CaptureReader:
     def readinto(self, view: memoryview) -> int:
         """Read bytes that follow START into ``view``; return how many, 0 at the end of the file.
 
-        What is delivered is not parsed: data frames, and at the end usually STOP. Where captures were
-        concatenated, START and STOP occur in between.
+        The bytes are not parsed: they are data frames and usually STOP at the end. In concatenated captures, START
+        and STOP also come in between.
 
         Raises
         ------
         InputError
-            The file cannot be read, or its compressed data is damaged or ends too early. All that could be
-            decompressed has been delivered before.
+            The file cannot be read, or its compressed data is damaged or ends too early. All bytes before the
+            damage have been delivered by earlier calls.
         """
         if self._ahead:
             count = min(len(view), len(self._ahead))
@@ -281,7 +283,7 @@ class CaptureReader:
         Parameters
         ----------
         unconsumed : int
-            Bytes delivered last that make no whole frame.
+            Bytes at the end of what was delivered that are not a complete frame.
 
         Raises
         ------
@@ -378,12 +380,12 @@ def read_capture(path: str | os.PathLike[str], chunk_size: int = CHUNK) -> Itera
 
 
 def open_all(names: Iterable[str]) -> list[CaptureReader]:
-    """Open all of the captures, or none.
+    """Open all captures, or none.
 
     Raises
     ------
     InputError
-        One cannot be read.
+        A capture cannot be read.
     """
     readers: list[CaptureReader] = []
     try:

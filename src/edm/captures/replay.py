@@ -1,4 +1,4 @@
-"""Sending captures to a dnstap receiver: the sender's side, for replays, demonstrations and benchmarks."""
+"""Sending captures to a dnstap receiver, for replays, demonstrations and benchmarks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sender:
         self._sock.sendall(frames)
 
     def finish(self) -> None:
-        """Send STOP and wait for FINISH: the receiver then has read everything."""
+        """Send STOP and wait for FINISH, which says that the receiver has read everything."""
         self._handshake.stop()
         self._sock.sendall(self._handshake.to_send())
         while not self._handshake.finished:
@@ -53,7 +53,7 @@ def connect(unix: str = "", tcp: str = "") -> socket.socket:
     Raises
     ------
     InputError
-        Nobody listens there.
+        The address is malformed, or nothing listens there.
     """
     try:
         if unix:
@@ -101,7 +101,7 @@ def replay(captures: Sequence[CaptureReader], sock: socket.socket) -> int:
     Raises
     ------
     InputError
-        A capture is damaged, or the receiver went away.
+        A capture is damaged, or the receiver closed the connection.
     """
     sent = 0
     try:

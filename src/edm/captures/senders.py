@@ -14,12 +14,15 @@ _TCP_ESTABLISHED, _TCP_LISTENS = "01", "0A"
 
 
 def unix_senders(path: str) -> int | None:
-    """Return how many senders are connected to the Unix socket ``path``; None if nobody listens in this namespace."""
+    """Return how many senders are connected to the Unix socket ``path``; None if no process here listens.
+
+    "Here" is the network namespace of this process.
+    """
     wanted = os.path.realpath(path)
     listens, connected = False, 0
     for line in _lines("unix"):
         fields = line.split(maxsplit=7)
-        # Only the receiver knows what a relative path refers to; then no listener is found.
+        # A relative path depends on the receiver's working folder, so its listener is not found.
         if len(fields) == 8 and os.path.realpath(fields[7]) == wanted:
             listens |= bool(int(fields[3], 16) & _UNIX_LISTENS)
             connected += fields[5] == _UNIX_CONNECTED
@@ -37,7 +40,7 @@ def tcp_senders(sock: socket.socket) -> int | None:
     Returns
     -------
     int or None
-        None if nobody listens at that port in this network namespace: the receiver is another machine.
+        None if no process listens at that port in this network namespace: the receiver is on another machine.
     """
     try:
         port, mine = f"{sock.getpeername()[1]:04X}", f"{sock.getsockname()[1]:04X}"
