@@ -1,8 +1,8 @@
 """Command line syntax, after Go's ``flag`` package, and the help text of a command.
 
-One or two dashes are the same. The value of a flag is the next argument, or follows ``=``. A boolean
-flag never takes the next argument: ``--debug`` alone means true, ``--debug=false`` is needed for false.
-``--`` ends the flags, and ``-`` is an ordinary argument (standard input, by custom). Unlike in Go, flags may
+One dash and two dashes mean the same. The value of a flag is the next argument, or follows ``=``. A boolean
+flag never takes the next argument: ``--debug`` alone means true, ``--debug=false`` means false.
+``--`` ends the flags, and ``-`` is an ordinary argument (usually standard input). Unlike in Go, flags may
 also come after the ordinary arguments.
 """
 
@@ -39,7 +39,7 @@ class HelpWanted(Exception):  # noqa: N818 - not an error
 
 @dataclass(frozen=True)
 class Option:
-    """A flag that only one command has, beside those of the configuration."""
+    """A flag of one command, in addition to those of the configuration."""
 
     name: str
     help: str
@@ -48,7 +48,7 @@ class Option:
     choices: tuple[str, ...] = ()
 
     def parse(self, text: str) -> Value:
-        """Return the value that ``text`` stands for; ValueError says why it stands for none."""
+        """Return the value of ``text``; raises ValueError with the reason if it is not a valid value."""
         if self.choices and text not in self.choices:
             raise ValueError(f"must be one of {', '.join(self.choices)}")
         return parse_bool(text) if self.kind == "bool" else parse_int(text) if self.kind == "int" else text
@@ -56,7 +56,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a command accepts; its module says so in a variable named ``SPEC``.
+    """The arguments that a command accepts; the variable ``SPEC`` of its module.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Spec:
 
 @dataclass
 class Arguments:
-    """What the command line said.
+    """The parsed command line.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class Arguments:
 
 
 def split_flag(argument: str) -> tuple[str, str | None]:
-    """Split ``--name=value`` into name and value (None without ``=``); ValueError if it is no flag."""
+    """Split ``--name=value`` into name and value (None without ``=``); raises ValueError if it is not a flag."""
     body = argument[2:] if argument.startswith("--") else argument[1:]
     name, equals, value = body.partition("=")
     if not name or name.startswith("-"):
@@ -152,7 +152,7 @@ class _Parser:
             self.result.flags[name] = value
 
     def _is_bad(self, name: str) -> bool:
-        # A flag given again does not excuse a bad value before it: that one stays, to be reported.
+        # A bad value is kept even if the flag is given again, so that it is reported.
         try:
             FLAG_KEYS[name].parse(self.result.flags.get(name, str(FLAG_KEYS[name].default).lower()))
         except ValueError:
@@ -172,16 +172,16 @@ class _Parser:
 def parse(
     program: str, command: str, spec: Spec, arguments: Sequence[str], config_file: Path | None = None
 ) -> Arguments:
-    """Parse what follows the name of a command.
+    """Parse the arguments after the name of a command.
 
     Parameters
     ----------
-    config_file : from a ``--config-file`` before the command; one behind the command wins.
+    config_file : from a ``--config-file`` before the command; one after the command overrides it.
 
     Raises
     ------
     UsageError
-        With everything that is wrong. Values of configuration flags are not judged here.
+        Holds all errors. The values of configuration flags are not checked here.
     HelpWanted
         If ``-h`` or ``--help`` is among the flags.
     """

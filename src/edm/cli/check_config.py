@@ -1,4 +1,4 @@
-"""``edm check-config``: validate the configuration and show what is in effect, and where it comes from."""
+"""``edm check-config``: validate the configuration, and show the value and origin of each key."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def as_toml(cfg: Config) -> str:
 
 
 def as_json(cfg: Config | None, found: Iterable[str]) -> str:
-    """Return the verdict, and the configuration if there is one, as a JSON object."""
+    """Return the problems, and the configuration if it could be read, as a JSON object."""
     found = list(found)
     answer: dict[str, object] = {"valid": not found, "problems": found}
     if cfg is not None:
@@ -58,7 +58,7 @@ def as_json(cfg: Config | None, found: Iterable[str]) -> str:
 
 
 def run(args: Arguments) -> int:
-    """Check and print the configuration; return 0 if a start could succeed with it."""
+    """Check and print the configuration; return 0 if the daemon could start with it."""
     form = args.options["format"]
     try:
         cfg = load(args.config_file, args.flags, os.environ)

@@ -1,6 +1,7 @@
-"""Checks beyond validation, for ``edm check-config`` and ``edm reload``: everything that a start would refuse.
+"""Checks beyond validation, for ``edm check-config`` and ``edm reload``: they find everything that a start refuses.
 
-Each check calls the functions of the start, so that the messages are the same. Nothing is made, changed or used.
+Each check calls the functions that a start calls, so that the messages are the same. No file is made or changed, and
+no address stays bound.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from edm.input.unix_socket import UNIX_PATH_MAX
 from edm.startup.safety import shared_folders
 
 Check: TypeAlias = Callable[[Config], Iterable[str]]
-"""A check of something that a start needs. It yields a line for each problem, or raises an EdmError for one."""
+"""A check of something that a start needs. It yields a line for each problem, or raises an EdmError."""
 
 
 def _tried(*attempts: Callable[[], object]) -> Iterator[str]:
@@ -44,15 +45,16 @@ def lists_are_valid(cfg: Config) -> Iterator[str]:
         "ignored-question-names-file": lambda: make_table(open_ignored_names(cfg)),
     }
     for name, part in parts.items():
-        # The path alone, as the start has it, does not tell which list it is.
+        # The message of the start has only the path, which does not say which list it is.
         yield from (f"{name}: {line}" for line in _tried(part))
 
 
 def data_directory_is_usable(cfg: Config) -> Iterator[str]:
-    """Yield a line for each folder that could not be made or written in the data directory."""
+    """Yield a line for each folder in the data directory that cannot be made or written."""
     root = Path(cfg.data_dir)
     names = ["parquet/sessions", "parquet/histograms/outbox", "unfinished", "seen-names"]
-    # A folder that exists fails when a folder is made in it, one that does not exist when it is made itself.
+    # The order is that of the errors at a start: an existing data directory fails when a folder is made in it, a
+    # missing one when it is made itself.
     names.insert(len(names) if root.is_dir() else 0, ".")
     if not cfg.disable_mqtt and not cfg.disable_mqtt_filequeue:
         names.append("mqtt")
@@ -70,14 +72,14 @@ def data_directory_is_usable(cfg: Config) -> Iterator[str]:
 
 
 def _unusable(existing: Path, folder: Path) -> str:
-    """Return why ``folder`` could not be made or written; ``existing`` is the part of its path that exists."""
+    """Return why ``folder`` cannot be made or written, or ""; ``existing`` is the part of its path that exists."""
     if not existing.is_dir():
         return os.strerror(errno.EEXIST if existing == folder else errno.ENOTDIR)
     return "" if os.access(existing, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
 
 
 def debug_file_can_be_written(cfg: Config) -> Iterator[str]:
-    """Yield a line if the debug file could not be appended to."""
+    """Yield a line if the debug file cannot be appended to."""
     if not (name := cfg.debug_dnstap_filename):
         return
     path = Path(name)
@@ -86,7 +88,7 @@ def debug_file_can_be_written(cfg: Config) -> Iterator[str]:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         there = os.path.lexists(path)
         if not there:
-            path.parent.stat()  # tells why it is not there
+            path.parent.stat()  # raises the reason if the folder is missing
             if not path.parent.is_dir():
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         allowed = (
@@ -111,7 +113,7 @@ def socket_path_problem(path: str) -> str | None:
 
 
 def socket_can_be_made(cfg: Config) -> Iterator[str]:
-    """Yield a line for each reason why the Unix socket could not be made."""
+    """Yield a line for each reason why the Unix socket cannot be made."""
     if not (path := cfg.input_unix):
         return
     if problem := socket_path_problem(path):
@@ -139,7 +141,7 @@ def _owner_problems(cfg: Config) -> Iterator[str]:
             number = None
             if name:
                 number = pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
-        except (KeyError, ValueError):  # a name that is no text has no entry
+        except (KeyError, ValueError):  # a name that cannot be encoded has no entry
             yield f"input-unix-owner: no such {kind}: {name!r}"
         else:
             if number is not None and number not in ours[kind] and os.geteuid():
@@ -147,7 +149,7 @@ def _owner_problems(cfg: Config) -> Iterator[str]:
 
 
 def addresses_can_be_bound(cfg: Config) -> Iterator[str]:
-    """Yield a line for each address of an input that is not one of this machine, or not ours to bind."""
+    """Yield a line for each input address that does not belong to this machine, or that this user may not bind."""
     yield from _unbindable(cfg, "input-tcp", "input-tls")
 
 
@@ -157,13 +159,13 @@ def _unbindable(cfg: Config, *names: str) -> Iterator[str]:
             try:
                 bind(parse_address(text)).close()
             except OSError as error:
-                # Most likely by the daemon whose configuration this is.
+                # An address in use is most likely in use by the daemon with this configuration.
                 if error.errno != errno.EADDRINUSE:
                     yield f"{name}: {text}: {reason_of(error)}"
 
 
 def input_certificates_are_valid(cfg: Config) -> Iterator[str]:
-    """Yield a line if the TLS input could not use its certificates."""
+    """Yield a line if the TLS input cannot use its certificates."""
     if cfg.input_tls and cfg.input_tls_cert_file and cfg.input_tls_key_file:
         from edm.input.tls import tls_context
 
@@ -172,14 +174,14 @@ def input_certificates_are_valid(cfg: Config) -> Iterator[str]:
 
 
 def access_is_valid(cfg: Config) -> Iterator[str]:
-    """Yield a line if certificate or token of the metrics address could not be used."""
+    """Yield a line if the certificate or token of the metrics address cannot be used."""
     from edm.observe.access import Access
 
     yield from _tried(lambda: Access(cfg))
 
 
 def core_keys_are_valid(cfg: Config) -> Iterator[str]:
-    """Yield a line for each key, certificate or URL that the outputs to Core could not use."""
+    """Yield a line for each key, certificate or URL that the outputs to Core cannot use."""
     from edm.tapir.events.outgoing import topic_of
     from edm.tapir.keys.certificates import ClientCertificate
     from edm.tapir.keys.jwk import load_signing_key
@@ -206,7 +208,7 @@ CHECKS: list[Check] = [
     core_keys_are_valid,
     shared_folders,
 ]
-"""All checks beyond validation. Code that reads another file at the start needs a check of its content here."""
+"""All checks beyond validation. If a start reads a new file, add a check of its content here."""
 
 
 def problems(cfg: Config) -> list[str]:
@@ -225,7 +227,7 @@ def _found(cfg: Config, checks: Iterable[Check]) -> list[str]:
 
 
 def useless(cfg: Config) -> list[str]:
-    """Return a line for each setting with which the daemon starts although it can never work."""
+    """Return a line for each setting with which the daemon starts, but that can never work."""
     return _found(cfg, (_keys_for_core, _servers))
 
 
@@ -238,7 +240,7 @@ def _keys_for_core(cfg: Config) -> Iterator[str]:
         try:
             key = None if off else load_signing_key(name, path)
         except KeyFileError:
-            continue  # this keeps the daemon from starting, and is reported there
+            continue  # the daemon cannot start with it, and core_keys_are_valid() reports it
         if key is not None and key.private is None:
             yield f"{name}: {path}: holds only a public key, which cannot sign"
         if key is not None and not core_takes(key.kid):

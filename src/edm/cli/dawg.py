@@ -31,13 +31,13 @@ SPEC = Spec(
 
 _STDIN = "-"
 _SHOWN = 5
-# What compile would take for the beginning of a comment, or of a suffix entry.
+# Text that "compile" would read as the beginning of a comment, or of a suffix entry.
 _COMMENT = re.compile(r"(^|\s)#")
 _STAR = re.compile(r"^\*(?=\.)")
 
 
 def run(args: Arguments) -> int:
-    """Do what the first argument says; 1 if a name looked up matches nothing."""
+    """Run the action that the first argument names; return 1 if a name looked up matches nothing."""
     action, *rest = args.positional
     actions = {"compile": _compile, "dump": _dump, "lookup": _lookup, "check": _check}
     if action not in actions:
@@ -96,7 +96,7 @@ def _dump(names: list[str], _out: str) -> int:
 
 
 def _shown(word: str) -> str:
-    # Only a word that no question matches can hold what is not printable ASCII.
+    # Other characters than printable ASCII only occur in words that no question can match.
     return word if word.isascii() and word.isprintable() else word.encode("unicode_escape").decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""``edm explain``: what would become of an answer about a name, and why."""
+"""``edm explain``: show what would become of a DNS answer about a name, and why."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edm.errors import ConfigError
 from edm.files.visible import visible_json
 
 TIMEOUT = 60.0
-"""Seconds for the daemon's answer: it answers one question at a time."""
+"""Seconds to wait for the daemon, which answers one question at a time."""
 
 SPEC = Spec(
     positional="NAME",
@@ -39,7 +39,7 @@ def run(args: Arguments) -> int:
     if options["live"] and options["offline"]:
         raise ConfigError("give either --live or --offline")
     config = load(args.config_file, args.flags, os.environ, purpose="minimise")
-    # Imported only here: it brings the kernels' compiler with it.
+    # Imported here, because it loads the kernels' compiler.
     from edm.observe.control import NoControlError, ask
     from edm.trial.question import Question
 

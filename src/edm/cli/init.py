@@ -23,7 +23,7 @@ DOMAINS_NAME = "well-known-domains.dawg"
 CLIENTS_NAME = "ignored-clients"
 
 KEY_BYTES = 32
-"""Random bytes in a generated key; 16 would do for Crypto-PAn's AES-128."""
+"""Random bytes in a generated key; Crypto-PAn's AES-128 needs only 16."""
 SALT_BYTES = 16
 
 SPEC = Spec(
@@ -112,16 +112,18 @@ def write_new(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None 
 
     Parameters
     ----------
+    mode : permission bits of the new file.
     owner : numbers of user and group; those of the process if not given.
 
     Returns
     -------
-    Whether the file was written; False means that there was one.
+    bool
+        Whether the file was written; False means that it existed.
 
     Raises
     ------
     OutputError
-        If it cannot be written.
+        The file cannot be written.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -147,7 +149,7 @@ def write_new(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None 
 
 def _publish(part: Path, path: Path) -> None:
     try:
-        # Unlike a rename, a link fails if the name is taken.
+        # Unlike a rename, a link fails if the name exists.
         os.link(part, path)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOSYS, errno.ENOTSUP):
@@ -160,7 +162,7 @@ def _publish(part: Path, path: Path) -> None:
 
 def starter_list() -> bytes:
     """Return the list of well-known domains that comes with the program, as a DAWG file."""
-    # Imported only here: the domains stage brings the kernels' compiler with it.
+    # Imported here, because the domains stage loads the kernels' compiler.
     from edm.stages.domains import starter_dawg
 
     return bytes(starter_dawg())
@@ -192,8 +194,8 @@ def create(folder: Path) -> Path:
     Raises
     ------
     OutputError
-        If there is a configuration already, the path is too long for a socket or is no text, or something
-        cannot be written.
+        A configuration exists already, the path is too long for a socket or is not valid text, or a file cannot
+        be written.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow the operator's links
     config, socket = folder / CONFIG_NAME, folder / SOCKET_NAME
@@ -211,7 +213,7 @@ def create(folder: Path) -> Path:
     text = configuration(folder, socket, folder / DATA_NAME)
     write_new(folder / DOMAINS_NAME, domains, 0o644)
     write_new(folder / CLIENTS_NAME, CLIENTS.encode(), 0o600)
-    # Last, because its presence says that the directory is complete.
+    # The configuration is last, because it marks the directory as complete.
     if not write_new(config, text.encode(), 0o600):
         raise OutputError(f"{config} exists already and is not overwritten; remove it to start anew")
     return config
@@ -227,7 +229,7 @@ def _usage_problems(folders: list[str], service: bool, root: Value | None) -> li
 
 
 def run(args: Arguments) -> int:
-    """Make the directory, or the files of the service, and tell what to do next."""
+    """Make the directory, or the files of the service, and print the next steps."""
     root = args.options["root"]
     if problems := _usage_problems(args.positional, bool(args.options["service"]), root):
         raise UsageError(problems)

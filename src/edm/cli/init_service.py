@@ -53,19 +53,19 @@ The files appear below {data}/parquet at every full minute.
 
 
 def create_service(root: str, program: str) -> str:
-    """Make the configuration, lists and folders of the service; return what to do next.
+    """Make the configuration, lists and folders of the service; return the next steps as text.
 
     Parameters
     ----------
     root : str
-        The folder that stands for ``/``; empty for this system itself.
+        The folder to use as ``/``; empty for this system itself.
     program : str
-        The name of the program, for the commands.
+        The name of the program, for the commands in the text.
 
     Raises
     ------
     OutputError
-        There is a configuration already, the user of the service is missing, or something cannot be written.
+        A configuration exists already, the user of the service is missing, or a file cannot be written.
     """
     top = Path(os.path.abspath(root or "/"))  # noqa: PTH100 - resolve() would follow the operator's links
     config = _below(top, CONFIG_FOLDER / CONFIG_NAME)
@@ -82,7 +82,7 @@ def create_service(root: str, program: str) -> str:
             '/etc/sysusers.d/edm.conf && systemd-sysusers"'
         )
     if os.geteuid():
-        numbers = None  # others can only be owners by root's leave
+        numbers = None  # only root can give files to another user
     shared = (0, numbers[1]) if numbers else None
     domains = starter_list()
     _folder(config.parent, 0o750, shared)
@@ -91,7 +91,7 @@ def create_service(root: str, program: str) -> str:
     write_new(config.with_name(DOMAINS_NAME), domains, 0o644, shared)
     write_new(config.with_name(CLIENTS_NAME), CLIENTS.encode(), 0o640, shared)
     text = configuration(CONFIG_FOLDER, SOCKET_FOLDER / SOCKET_NAME, DATA_FOLDER, _ACCESS)
-    # Last, because it is what says that all is there.
+    # The configuration is last, because it marks the files as complete.
     if not write_new(config, text.encode(), 0o640, shared):
         raise OutputError(f"{config} exists already and is not overwritten; remove it to start anew")
     owners = f"Owners are not set: {CONFIG_FOLDER} is for root:{USER}, the others for {USER}:{USER}.\n"
@@ -128,7 +128,7 @@ def _folder(path: Path, mode: int, owner: tuple[int, int] | None) -> None:
 
 
 def _numbers(top: Path) -> tuple[int, int] | None:
-    """Return the numbers of user and group of the service in the system below ``top``, None if it has none."""
+    """Return the service's user and group numbers in the system below ``top``; None if they do not exist."""
     if top == Path("/"):
         try:
             return pwd.getpwnam(USER).pw_uid, grp.getgrnam(USER).gr_gid

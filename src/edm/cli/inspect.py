@@ -1,4 +1,4 @@
-"""``edm inspect``: show what is in output files and captures."""
+"""``edm inspect``: show a summary of output files and captures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _DATABASE = b"SQLite format 3\0"
 _EVENTS = b'{"'
 _KINDS = 12
-"""Kinds of a thing that are listed one by one."""
+"""Most kinds (such as message types) that are listed one by one."""
 
 SPEC = Spec(
     positional="FILE...",
@@ -72,7 +72,7 @@ def run(args: Arguments) -> int:
 
 
 def _beginning(name: str) -> bytes:
-    """Return the first bytes of a regular file; a pipe or a device can only be a capture."""
+    """Return the first bytes of a regular file; nothing for a pipe or device, which can only be a capture."""
     try:
         if name == "-" or not Path(name).is_file():
             return b""
@@ -196,4 +196,4 @@ def _capture_text(facts: dict[str, Any]) -> Iterator[str]:
 
 
 _TEXTS = {"capture": _capture_text, "queue": _queue_text, "new_qname": _events_text}
-"""How each kind of file is shown; all others are Parquet."""
+"""Functions that show a kind of file; all other kinds are Parquet."""

@@ -15,7 +15,7 @@ from edm.tapir.keys.keygen import Authority, client_request, private_pem, signin
 PRIVATE = 0o600
 PUBLIC = 0o644
 TEST_CLIENT = "edm-test"
-"""Common name in a test client's certificate unless another is given."""
+"""Default common name in a test client's certificate."""
 
 SPEC = Spec(
     positional="[signing|client]",
@@ -39,7 +39,7 @@ SPEC = Spec(
 
 
 def run(args: Arguments) -> int:
-    """Make what the arguments ask for and tell which files it is in."""
+    """Make the keys or certificates that the arguments ask for, and print the names of their files."""
     options = {name: str(value) for name, value in args.options.items() if value is not None}
     kind = _kind(args.positional, options)
     if kind == "signing":
@@ -60,7 +60,7 @@ _OPTIONS = {
     "client": (("common-name", "out-dir"), ()),
     "--test-ca": (("test-ca",), ("common-name",)),
 }
-"""The options that each kind needs, and those that it accepts."""
+"""Options that each kind requires, and options that it accepts."""
 
 
 def _kind(positional: list[str], options: dict[str, str]) -> str:
@@ -97,7 +97,7 @@ def _test_files(folder: Path, common_name: str) -> list[tuple[Path, bytes, int]]
 
 
 def _write(files: list[tuple[Path, bytes, int]]) -> None:
-    # Checked for all files first: a new key without its other half is of no use.
+    # All files are checked before the first is written, because one half of a key pair is of no use.
     if there := [str(path) for path, _, _ in files if os.path.lexists(path)]:
         verb = "exists" if len(there) == 1 else "exist"
         raise OutputError(f"nothing was made: {', '.join(there)} {verb} already and will not be overwritten")

@@ -1,7 +1,7 @@
-"""The program's entry: finds the command, hands it its arguments, turns errors into lines and an exit code.
+"""The program's entry: finds the command, passes it the arguments, turns errors into lines and an exit code.
 
-A new command is one line in :data:`COMMANDS` and a module with ``run(args: Arguments) -> int`` and, unless it
-takes just the configuration flags, a ``SPEC``. Modules are imported only when their command is chosen.
+A new command is one line in :data:`COMMANDS` and a module with ``run(args: Arguments) -> int``. The module has a
+``SPEC`` unless the command takes only the configuration flags. Modules are imported only when their command runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edm.files.visible import visible
 
 
 class Command(NamedTuple):
-    """A command: its module, and what it does in a few words."""
+    """A command: its module, and a short description."""
 
     module: str
     summary: str
@@ -73,7 +73,7 @@ def usage(program: str) -> str:
 
 
 def _before_command(arguments: Sequence[str]) -> tuple[Path | None, str, Sequence[str]]:
-    """Return the file of a leading ``--config-file``, the command ("" if none), and what follows it."""
+    """Return the file of a leading ``--config-file``, the command ("" if none), and the arguments after it."""
     config_file: Path | None = None
     i = 0
     while i < len(arguments) and arguments[i].startswith("-") and arguments[i] not in ("-", "--"):
@@ -154,9 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(program, error)
     except OSError as error:
         if not is_of_output(error):
-            raise  # a fault of ours: what else an operator can cause is an EdmError
+            raise  # a defect of the program: every other error that an operator can cause is an EdmError
         if error.errno == errno.EPIPE:
-            return BROKEN_PIPE  # as with "edm inspect FILE | head", which has all that it wanted
+            return BROKEN_PIPE  # for example "edm inspect FILE | head": head stops reading early
         complain(program, f"standard output: {error.strerror}")
     except KeyboardInterrupt:
         return 130

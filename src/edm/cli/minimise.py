@@ -1,4 +1,4 @@
-"""``edm minimise``: the pipeline over capture files."""
+"""``edm minimise``: run the pipeline on capture files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPEC = Spec(
 
 
 def run(args: Arguments) -> int:
-    """Minimise the files; returns 0 if all were whole and nothing was lost, else 1."""
+    """Minimise the files; return 0 if all were complete and nothing was lost, otherwise 1."""
     if args.options["compare"]:
         return _compare(args)
     config = load(args.config_file, args.flags, os.environ, purpose="minimise")

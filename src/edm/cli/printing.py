@@ -1,4 +1,4 @@
-"""What a command prints: lines that hold text from outside, and standard streams that are closed, full or broken."""
+"""Printing for all commands: text from outside is escaped, and closed, full or broken streams are handled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO, cast
 from edm.files.visible import visible
 
 BROKEN_PIPE = 141
-"""Exit code if the reader of our output has gone: the one that a shell shows for a program ended by SIGPIPE."""
+"""Exit code if the reader of standard output has closed it; a shell shows the same for SIGPIPE."""
 
 
 def say(*lines: object) -> None:
@@ -25,7 +25,7 @@ def complain(program: str, *lines: object) -> None:
         try:
             print(f"{visible(program)}: {visible(line)}", file=sys.stderr, flush=True)
         except (OSError, ValueError):
-            # Nobody can read it. But the interpreter would try again at exit, and change the exit code.
+            # Nobody can read the lines. The interpreter would try again at exit and change the exit code.
             _silence(sys.stderr)
 
 
@@ -39,19 +39,21 @@ def _silence(stream: TextIO) -> None:
 def prepare_streams() -> None:
     """Make sure that the standard streams exist and accept any text.
 
-    A closed descriptor would be given to the next file or socket that is opened, and what is printed would go there.
+    The next file or socket would get the number of a closed descriptor, and printed text would go there.
     """
     for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            # Writing to a closed standard output must fail; to a closed standard error it need not.
+            # Writing to a closed standard output must fail; writing to a closed standard error need not.
             os.open(os.devnull, flags)
             if number:
                 stream = os.fdopen(number, "w", encoding="utf-8", closefd=False)
                 setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
     for output in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError, OSError):  # something else in its place
+        with contextlib.suppress(
+            AttributeError, ValueError, OSError
+        ):  # the stream was replaced by another object
             cast("_Configurable", output).reconfigure(errors="backslashreplace")
 
 
@@ -60,15 +62,16 @@ class _Configurable(TextIO):
 
 
 def is_of_output(error: OSError) -> bool:
-    """Tell whether an error came from printing, not from a file: then nothing more goes to standard output."""
+    """Return whether an error came from printing and not from a file; if so, standard output is silenced."""
     frames = error.__traceback__
     while frames is not None and frames.tb_next is not None:
         frames = frames.tb_next
-    # Streams have no frames of their own, and the commands leave the work with files to others, or catch its errors.
+    # A stream adds no frame to the traceback, so an error of printing ends in a command's module. Commands use files
+    # only through other packages, or catch their errors.
     module = frames.tb_frame.f_globals.get("__name__", "") if frames is not None else ""
     if error.filename is not None or not (module == "__main__" or module.startswith("edm.cli.")):
         return False
-    _silence(sys.stdout)  # or the interpreter would complain when it flushes at exit
+    _silence(sys.stdout)  # otherwise the interpreter reports an error when it flushes at exit
     return True
 
 

@@ -1,4 +1,4 @@
-"""``edm reload``: check the configuration and all files, let the running daemon reload them, and tell the outcome."""
+"""``edm reload``: check the configuration and all files, make the running daemon reload, and print the outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edm.files.visible import visible, visible_json
 from edm.reload.outcome import ReloadOutcome, UntrustedError
 
 POLL = 0.05
-"""Seconds between two looks for the outcome."""
+"""Seconds between two checks for the outcome."""
 TIMEOUT = 60
 
 _LOCK_MAX = 32
@@ -63,21 +63,21 @@ class NoDaemonError(EdmError):
 
 
 def find_daemon(data: Path, pid: int | None = None) -> int:
-    """Return the process that has the data directory's lock.
+    """Return the number of the process that holds the data directory's lock.
 
     Parameters
     ----------
     data : Path
         The data directory.
     pid : int, optional
-        The process that must be it.
+        Number that the process must have.
 
     Raises
     ------
     NoDaemonError
-        No process has it, or not the one that was named.
+        No process holds the lock, or another one than ``pid``.
     """
-    # Imported only here: it brings the kernels' compiler with it.
+    # Imported here, because it loads the kernels' compiler.
     from edm.stages.new_qname.seen.folder import LOCK_NAME
     from edm.stages.new_qname.seen.store import FOLDER_NAME
 
@@ -106,7 +106,7 @@ def find_daemon(data: Path, pid: int | None = None) -> int:
 
 
 def _read_lock(lock: Path) -> str:
-    """Return what is in the lock; nothing that somebody put in its place is followed or waited for."""
+    """Return the text of the lock file. A link is not followed, and a pipe is not waited for."""
     descriptor = open_own(lock, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -115,7 +115,7 @@ def _read_lock(lock: Path) -> str:
 
 
 def _has_open(pid: int, file: Path) -> bool:
-    """Tell whether a process is alive and has ``file`` open, so that a reused process number is not mistaken for it."""
+    """Return whether the process has ``file`` open: its number alone may have been given to another process."""
     wanted = file.stat()
     try:
         descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
@@ -125,7 +125,7 @@ def _has_open(pid: int, file: Path) -> bool:
         try:
             if os.path.samestat(descriptor.stat(), wanted):
                 return True
-        except OSError:  # closed meanwhile
+        except OSError:  # closed since it was listed
             continue
     return False
 
@@ -136,7 +136,7 @@ def request_reload(pid: int, data: Path, timeout: float) -> ReloadOutcome:
     Raises
     ------
     NoDaemonError
-        It cannot be signalled, ends, or is not done within ``timeout`` seconds.
+        The daemon cannot be signalled, has ended, or has not finished within ``timeout`` seconds.
     """
     asked = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     deadline = time.monotonic() + timeout
@@ -148,7 +148,7 @@ def request_reload(pid: int, data: Path, timeout: float) -> ReloadOutcome:
         while time.monotonic() < deadline:
             time.sleep(POLL)
             outcome, refused = _outcome(data, user)
-            # One that began before may have read files as they were before.
+            # A reload that began before this request may have read older files.
             if outcome is not None and outcome.pid == pid and outcome.began_us >= asked:
                 latest = outcome
                 if not outcome.waiting:
@@ -165,7 +165,7 @@ def request_reload(pid: int, data: Path, timeout: float) -> ReloadOutcome:
 
 
 def _outcome(data: Path, user: int) -> tuple[ReloadOutcome | None, str]:
-    """Return the outcome if there is one that can be believed, and why one is not."""
+    """Return the outcome if there is one that can be trusted, and otherwise the reason why it is refused."""
     try:
         return ReloadOutcome.read(data, user), ""
     except UntrustedError as error:
@@ -175,7 +175,7 @@ def _outcome(data: Path, user: int) -> tuple[ReloadOutcome | None, str]:
 
 
 def user_of(pid: int) -> int:
-    """Return the number of the user whose rights a process has.
+    """Return the number of the user (effective user ID) that a process runs as.
 
     Raises
     ------
@@ -193,12 +193,12 @@ def user_of(pid: int) -> int:
 
 
 def _must_be_entitled(pid: int, data: Path) -> None:
-    """Refuse a process that may have put its number into a data directory that every user can write to."""
+    """Refuse a process of another user that may have written its number into a shared data directory."""
     folder = data.stat()
     try:
         user = user_of(pid)
     except ProcessLookupError:
-        return  # and it can no more be asked for anything
+        return  # the process has ended and cannot be signalled
     if folder.st_mode & stat.S_IWOTH and user not in (0, folder.st_uid, os.geteuid()):
         raise NoDaemonError(
             f"process {pid} is not believed to be the daemon: others can write to {data}, and its user is another"
@@ -206,7 +206,7 @@ def _must_be_entitled(pid: int, data: Path) -> None:
 
 
 def as_text(outcome: ReloadOutcome) -> str:
-    """Return what became of each part, a line each."""
+    """Return the outcome of each part, one per line."""
     width = max(map(len, outcome.parts))
     lines = []
     for name, part in outcome.parts.items():
@@ -221,12 +221,12 @@ def as_text(outcome: ReloadOutcome) -> str:
 
 
 def check(cfg: Config, program: str, force: bool) -> None:
-    """Print what is wrong with the configuration's files.
+    """Print the problems of the configuration and its files.
 
     Raises
     ------
     ConfigError
-        Something is, and not ``force``.
+        There are problems, and ``force`` is not set.
     """
     complain(program, *(f"warning: {line}" for line in cfg.warnings))
     if found := problems(cfg):
@@ -241,7 +241,7 @@ def preview(args: Arguments, data: Path) -> int:
     Raises
     ------
     EdmError
-        It does not answer, or cannot read its configuration.
+        The daemon does not answer, or cannot read its configuration.
     """
     from edm.observe.control import ask
     from edm.trial.telling import tell_comparison

@@ -24,12 +24,12 @@ SPEC = Spec(
 
 
 def _confirm(receiver: str, others: int | None) -> None:
-    """Ask whether to send to a receiver that may be at work.
+    """Ask whether to send to a receiver that may have real senders.
 
     Raises
     ------
     InputError
-        The answer is not yes, or there is nobody to ask.
+        The answer is not yes, or there is no terminal to ask at.
     """
     if others == 0:
         return
@@ -47,7 +47,7 @@ def _confirm(receiver: str, others: int | None) -> None:
 
 
 def run(args: Arguments) -> int:
-    """Replay the files; returns 0 when the receiver has confirmed that it read everything."""
+    """Replay the files; return 0 when the receiver has confirmed that it read everything."""
     unix, tcp = str(args.options["unix"] or ""), str(args.options["tcp"] or "")
     if bool(unix) == bool(tcp):
         raise ConfigError("give the receiver with either --unix PATH or --tcp HOST:PORT")
@@ -56,7 +56,7 @@ def run(args: Arguments) -> int:
     from edm.captures.senders import tcp_senders, unix_senders
 
     captures = open_all(args.positional)
-    # Before our own connection counts.
+    # Counted before this command's own connection is made.
     others = unix_senders(unix) if unix else 0
     try:
         with connect(unix, tcp) as sock:

@@ -1,4 +1,4 @@
-"""``edm run``: the daemon."""
+"""``edm run``: run the daemon."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SPEC = Spec(
 
 
 def run(args: Arguments) -> int:
-    """Run the daemon; returns 0 after a clean stop, 1 after an error."""
+    """Run the daemon; return 0 after a clean stop, 1 after an error."""
 
     def read_config() -> Config:
-        # Flags and environment are those of the start, as for every reload.
+        # Every reload uses the flags and the environment of the start.
         return load(args.config_file, args.flags, environ)
 
-    # A reload asked for from here on must not be lost, let alone end the process, as SIGHUP does by default.
+    # From here on a SIGHUP must not be lost, nor end the process, which is its default action.
     reload_wanted = threading.Event()
     signal.signal(signal.SIGHUP, lambda _number, _frame: reload_wanted.set())
     environ = dict(os.environ)
@@ -40,7 +40,7 @@ def run(args: Arguments) -> int:
 
 
 def _run(config: Config, read_config: Callable[[], Config], reload_wanted: threading.Event) -> int:
-    # Not before: loading the kernels' compiler takes longer than finding that the configuration is wrong.
+    # Imported here, because loading the kernels' compiler takes longer than finding an error in the configuration.
     from edm.daemon import run_daemon
     from edm.startup.warmup import warm_up
 

@@ -1,4 +1,4 @@
-"""Asking a daemon for its status over HTTP or HTTPS, within bounds of time and size."""
+"""Getting the status of a daemon over HTTP or HTTPS, with bounds on time and size."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from edm.errors import EdmError
 from edm.files.visible import visible
 
 PATIENCE = 5.0
-"""Seconds for an answer to begin, and for each part of it."""
+"""Seconds to wait for an answer to begin, and for each part of it."""
 MOST_BYTES = 4 << 20
-"""Most that is read of an answer."""
+"""Most bytes that are read of an answer."""
 
 
 class StatusError(EdmError):
-    """A daemon cannot be asked, or its answer is none."""
+    """A daemon cannot be reached, or its answer is not a status document."""
 
 
 @dataclass(frozen=True)
 class Daemon:
-    """Where a daemon answers, and how to be let in.
+    """Address and credentials for a daemon's status.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Daemon:
     token_file : str
         File with the bearer token; empty for none.
     ca_file : str
-        Authorities trusted for https; empty for those of the system.
+        File of the authorities trusted for https; empty for those of the system.
     cert_file, key_file : str
         Client certificate for https; empty for none.
     """
@@ -47,12 +47,12 @@ class Daemon:
     key_file: str = ""
 
     def ask(self, path: str) -> Any:
-        """Return the JSON document at a path such as ``/api/status``; also that of an answer 503.
+        """Return the JSON document at a path such as ``/api/status``; an answer with code 503 has one too.
 
         Raises
         ------
         StatusError
-            There is no answer, or no such document.
+            There is no answer, or it is not such a document.
         """
         connection = self._connect()
         shown = visible(self.address)
@@ -84,7 +84,7 @@ class Daemon:
         Raises
         ------
         StatusError
-            As with :meth:`ask`, or it is of another version than ours.
+            As with :meth:`ask`, or the document has another version than this program's.
         """
         document = self.ask("/api/status")
         if not isinstance(document, dict) or document.get("version") != 1:

@@ -1,4 +1,4 @@
-"""``edm top``: the status of a daemon in a terminal, again and again."""
+"""``edm top``: show the status of a daemon in a terminal and refresh it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATUS_OPTIONS = (
     Option("cert-file", "Client certificate for https:// (PEM)."),
     Option("key-file", "Private key of the client certificate (PEM)."),
 )
-"""How to reach a daemon; other commands that ask one take them, too."""
+"""Options for reaching a daemon, also used by other commands."""
 
 SPEC = Spec(
     options=(
@@ -50,7 +50,7 @@ SPEC = Spec(
 )
 
 NOT_READY = 2
-"""Exit code if the daemon answers and is not ready."""
+"""Exit code if the daemon answers but is not ready."""
 _SECOND_LOOK = 1.0
 _HELP = "1 overview  2 senders  3 work  4 output  5 history  s sort  q quit"
 
@@ -64,7 +64,7 @@ def reach(args: Arguments) -> Daemon:
 
 
 class _Screen:
-    """What is shown now: view, order, and the last document."""
+    """State of the screen: view, order of the senders, and the last document."""
 
     def __init__(self, daemon: Daemon, view: str) -> None:
         self.daemon = daemon
@@ -82,13 +82,13 @@ class _Screen:
             self.problem = str(error)
 
     def render(self, width: int, height: int) -> Any:
-        """Return what to show."""
+        """Return the present view for rich to print."""
         if self.document is None:
             return Text(f"{self.problem}\n\nTrying again ... q quits.")
         return show(self.document, self.view, self.sort, width, height, self.problem)
 
     def press(self, key: str) -> bool:
-        """Take a key; return whether to go on."""
+        """Handle a key; return False if it ends the program."""
         if key in ("q", "Q", "\x03", "\x04"):
             return False
         if key in "12345" and key:
@@ -102,7 +102,7 @@ class _Screen:
 
 @contextmanager
 def _keys(descriptor: int) -> Iterator[None]:
-    """Have keys come one by one and unseen; the terminal is as before afterwards."""
+    """Read keys one by one and without echo; restore the terminal afterwards."""
     before = termios.tcgetattr(descriptor)
     try:
         tty.setcbreak(descriptor)
@@ -131,7 +131,7 @@ def _watch(screen: _Screen, interval: float) -> int:
             if not ready:
                 continue
             typed = os.read(descriptor, 64).decode("ascii", "replace")
-            if not typed:  # the terminal has gone
+            if not typed:  # the terminal was closed
                 return 0
             for key in typed:
                 if not screen.press(key):
@@ -149,7 +149,7 @@ def _with_help(body: Any, height: int) -> Any:
 def _once(daemon: Daemon, view: str, as_json: bool) -> int:
     document = daemon.status()
     if not as_json:
-        time.sleep(_SECOND_LOOK)  # rates are of the time between two looks
+        time.sleep(_SECOND_LOOK)  # rates are computed over the time between two requests
         document = daemon.status()
     if as_json:
         sys.stdout.write(visible_json(json.dumps(document, indent=2)) + "\n")
@@ -161,7 +161,7 @@ def _once(daemon: Daemon, view: str, as_json: bool) -> int:
 
 
 def run(args: Arguments) -> int:
-    """Show the status; with ``--once`` or ``--json`` the exit code tells whether the daemon is ready."""
+    """Show the status; with ``--once`` or ``--json`` the exit code says whether the daemon is ready."""
     daemon, view = reach(args), str(args.options["view"])
     interval = int(args.options["interval"] or 0)
     if interval < 1:

@@ -1,4 +1,4 @@
-"""The views of ``edm top``: a status document becomes what a terminal shows. Nothing from outside is markup."""
+"""The views of ``edm top``: turn a status document into terminal output. Text from outside is never read as markup."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SORTS: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
     ("last frame, oldest first", lambda s: s["last_frame"] or 0.0),
     ("identity", lambda s: s["identity"]),
 )
-"""Orders of the senders."""
+"""Orders in which senders can be listed."""
 
 _STYLES = {"ok": "bold green", "degraded": "bold yellow", "failing": "bold red"}
 _SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "dim"}
@@ -33,12 +33,12 @@ _UNKNOWN = "not known"
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """Return a number with separators."""
+    """Return a number as text, with separators."""
     return _UNKNOWN if value is None else f"{value:,.{digits}f}"
 
 
 def size(value: float | None) -> str:
-    """Return a number of bytes."""
+    """Return a number of bytes as text, with a unit."""
     if value is None:
         return _UNKNOWN
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -49,7 +49,7 @@ def size(value: float | None) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Return a duration."""
+    """Return a duration as text, with a unit."""
     if seconds is None:
         return "-"
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
@@ -59,12 +59,12 @@ def span(seconds: float | None) -> str:
 
 
 def clock(moment: float | None) -> str:
-    """Return a time of the day, by the local clock."""
+    """Return a time (seconds since 1970) as the local time of day."""
     return "never" if not moment else time.strftime("%H:%M:%S", time.localtime(moment))
 
 
 def text(value: object, style: str = "") -> Text:
-    """Return a text that can do nothing to a terminal."""
+    """Return a text that cannot control the terminal."""
     return Text(visible(value), style, overflow="ellipsis")
 
 
@@ -77,9 +77,9 @@ def bar(share: float, width: int = 10) -> Text:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> Group:
-    """Return a table below its title; all columns but the first ``left`` are numbers, on the right.
+    """Return a table below its title. The first ``left`` columns are left-aligned, the others (numbers) right-aligned.
 
-    There is no line of column names if all of them are empty, and a word instead of rows if there are none.
+    If all column names are empty there is no line of names. A table without rows shows a word instead.
     """
     made = Table(box=None, padding=(0, 1, 0, 0), show_header=any(columns))
     for i, column in enumerate(columns):
@@ -96,7 +96,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 
 def header(status: dict[str, Any], view: str, problem: str = "") -> RenderableType:
-    """Return the lines on top of each view: who, how it is, what is wrong."""
+    """Return the lines at the top of each view: which daemon, its state, and its problems."""
     program, health, frames = status["program"] or {}, status["health"] or {}, status["frames"] or {}
     first = Text.assemble(
         ("EDM ", "bold"),
@@ -341,7 +341,7 @@ def show(
     width, height : int
         Of the terminal, in characters.
     problem : str
-        Why there is no newer document.
+        The reason why the document is old; empty if it is not.
     """
     try:
         body = _SHOW[view](status, sort, width, height)

@@ -1,4 +1,4 @@
-"""``edm version``: the versions of the program, of Python and of the libraries."""
+"""``edm version``: print the versions of the program, of Python and of the libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIBRARIES = ("numba", "numpy", "pyarrow", "cryptography")
 
 
 def run(args: Arguments) -> int:
-    """Print the versions, one a line."""
+    """Print the versions, one per line."""
     print(f"{args.program} {__version__}")
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in _LIBRARIES:

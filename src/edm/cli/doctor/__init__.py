@@ -1,7 +1,8 @@
-"""``edm doctor``: looks at a whole installation and says what to do, worst first.
+"""``edm doctor``: check a whole installation and say what to do, worst problem first.
 
-A configuration comes in, findings with stable codes go out. A new finding is a line in :mod:`edm.cli.doctor.catalogue`
-and the check that makes it, in the module of what it looks at: the site's files, the peers, or the running daemon.
+A configuration comes in, findings with stable codes go out. A new finding needs an entry in
+:mod:`edm.cli.doctor.catalogue` and a check: in ``site`` for files and the machine, in ``peers`` for broker and
+receiver, in ``running`` for the running daemon.
 """
 
 from edm.cli.doctor.command import SPEC, run

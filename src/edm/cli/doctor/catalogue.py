@@ -1,4 +1,4 @@
-"""All findings of ``edm doctor`` by their codes. A code is never given another meaning, and none is used again."""
+"""All findings of ``edm doctor`` by their codes. A code never changes its meaning and is never used again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edm.observe.status.findings import SEVERITIES, Severity
 
 
 class Entry(NamedTuple):
-    """A kind of finding: how bad it is, what it says in few words, and what to do."""
+    """A kind of finding: its severity, a short text, and what to do."""
 
     severity: Severity
     title: str
@@ -128,19 +128,19 @@ CATALOGUE: dict[str, Entry] = {
 
 @dataclass(frozen=True)
 class Found:
-    """A finding: a code of the catalogue, and what exactly is so. ``text`` is printed with care by who prints it."""
+    """A finding: a code of the catalogue, and the details in ``text``, which must be escaped when it is printed."""
 
     code: str
     text: str
 
     @property
     def entry(self) -> Entry:
-        """What the catalogue says of it."""
+        """The catalogue's entry of the code."""
         return CATALOGUE[self.code]
 
     @property
     def rank(self) -> tuple[int, str]:
-        """Its place in a list, worst first."""
+        """Sort key: worst first, then by code."""
         return SEVERITIES.index(self.entry.severity), self.code
 
 

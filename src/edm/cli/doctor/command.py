@@ -1,4 +1,4 @@
-"""The command: gathers what the checks find, prints it worst first, and tells the worst by the exit code."""
+"""The command ``edm doctor``: runs the checks, prints the findings worst first, and returns the exit code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EXIT = {"info": 0, "warning": 1, "error": 2}
 
 
 def examine(config: Config, daemon: Daemon | None) -> Iterator[Found]:
-    """Yield all findings; without ``daemon``, nobody is connected to."""
+    """Yield all findings; without ``daemon``, no connection is made."""
     yield from site.look(config)
     if daemon is not None:
         yield from peers.look(config)
@@ -63,7 +63,7 @@ def _print(found: Iterable[Found]) -> None:
 
 
 def run(args: Arguments) -> int:
-    """Examine and print; return the exit code of the worst finding."""
+    """Run the checks and print the findings; return the exit code of the worst one."""
     try:
         config = load(args.config_file, args.flags, os.environ)
     except ConfigError as error:

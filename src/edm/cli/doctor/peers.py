@@ -1,4 +1,4 @@
-"""What ``edm doctor`` finds when it connects to broker and receiver with the real certificates. It sends nothing."""
+"""Checks that connect to the broker and the receiver with the real certificates. No data is sent."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from edm.tapir.upload.aggregate import AggregateService
 PATIENCE = 10.0
 """Seconds for a connection and its handshake."""
 VERDICT = 2.0
-"""Seconds for the peer to refuse our certificate: with TLS 1.3 that comes after the handshake."""
+"""Seconds to wait for the peer to refuse the client certificate; with TLS 1.3 it does so after the handshake."""
 
 
 def look(config: Config) -> Iterator[Found]:
-    """Yield what is found; what cannot be loaded is told by the check of the files."""
+    """Yield the findings. Files that cannot be loaded are left to the checks of the site."""
     if not config.disable_mqtt:
         with contextlib.suppress(EdmError):
             broker = Broker.parse(config.mqtt_server)
@@ -58,7 +58,9 @@ def _connect(code: str, host: str, port: int, context: ssl.SSLContext | None) ->
                 return
             with context.wrap_socket(plain, server_hostname=host) as sock:
                 sock.settimeout(VERDICT)
-                with contextlib.suppress(TimeoutError):  # it waits for us to speak: our certificate is fine
+                with contextlib.suppress(
+                    TimeoutError
+                ):  # the peer waits for data, so it has accepted the certificate
                     if not sock.recv(1):
                         yield Found(code, f"{where}: the peer ends the connection after the handshake")
     except ssl.SSLCertVerificationError as error:

@@ -1,4 +1,4 @@
-"""What ``edm doctor`` finds in the status of the running daemon, and in what DNS servers send to it."""
+"""Checks of the running daemon's status, and of what DNS servers send to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edm.cli.doctor.catalogue import Found
 from edm.cli.status_client import Daemon, StatusError
 
 ENOUGH = 1000
-"""Frames from which on their kinds are judged."""
+"""With fewer frames than this, nothing is said about their types."""
 UNUSABLE_SHARE = 0.05
 
 _UNUSABLE = ("undecodable", "dns_parse_error", "client_address_invalid", "pending")
@@ -18,7 +18,7 @@ _OWN = {"no-frames": "EDM040", "queries-only": "EDM041", "duplicate-logging": "E
 
 
 def look(daemon: Daemon) -> Iterator[Found]:
-    """Yield what is found."""
+    """Yield the findings."""
     try:
         status = daemon.status()
     except StatusError as error:

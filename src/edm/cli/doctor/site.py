@@ -1,4 +1,4 @@
-"""What ``edm doctor`` finds on the machine itself: files, rights, limits, memory, clock, disk, compiled kernels."""
+"""Checks of the machine itself: files, rights, limits, memory, clock, disk, compiled kernels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edm.input.descriptors import SPARE
 from edm.startup.safety import exposures
 
 DNS_USERS = ("unbound", "bind", "named", "knot", "knot-resolver", "nsd", "pdns", "_dnsdist", "dnsdist")
-"""Users that Debian's and other packages run DNS servers as."""
+"""Users as which packages of Debian and other systems run DNS servers."""
 MEMORY_LEAST = 512 << 20
 DISK_LEAST = 1 << 30
 
@@ -27,7 +27,7 @@ _TIMEX_BYTES = 256  # struct timex has 208 on Linux
 
 
 def look(config: Config) -> Iterator[Found]:
-    """Yield what is found."""
+    """Yield the findings."""
     refused = list(problems(config))
     yield from (Found("EDM002", line) for line in refused)
     yield from (Found("EDM003", line) for line in useless(config))
@@ -47,7 +47,7 @@ def _socket(config: Config) -> Iterator[Found]:
     try:
         found = path.lstat()
     except OSError:
-        return  # there is no daemon; whether the socket can be made is checked with the files
+        return  # no daemon runs; the checks of the files say whether the socket can be made
     if not stat.S_ISSOCK(found.st_mode):
         return
     there = [name for name in DNS_USERS if _exists(name)]
@@ -65,7 +65,7 @@ def _exists(user: str) -> bool:
 
 
 def unreachable(path: Path, user: str) -> str:
-    """Return why a user cannot connect to the socket at ``path``, or nothing; access lists are not looked at."""
+    """Return why a user cannot connect to the socket at ``path``, or ""; access control lists are not checked."""
     entry = pwd.getpwnam(user)
     groups = {entry.pw_gid, *(group.gr_gid for group in grp.getgrall() if user in group.gr_mem)}
     for folder in reversed(path.absolute().parents):
