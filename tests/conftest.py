@@ -1,4 +1,4 @@
-"""A test that fails must not make others fail: what it has left open is closed here.
+"""Closes what a failed test has left open, so that it does not make other tests fail.
 
 The traceback of a failed test keeps its sockets alive. Collected later, each would end whatever test runs by then
 with a warning about itself, and what listens or waits at its other end would go on in a thread.

@@ -1,4 +1,4 @@
-"""The architecture page: its picture shows the folders, in the order of the layers, and what it names exists."""
+"""The architecture page: its picture shows the folders in the order of the layers, and all its names exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The import contracts in pyproject.toml: each is broken on purpose, and the check must see it."""
+"""The import contracts in pyproject.toml: each is broken on purpose, and the check must fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon as an operator meets it: what goes wrong at start, reloads, rotation, and being killed."""
+"""The daemon as an operator sees it: errors at start, reloads, rotation, and kills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon, its socket's file and its folders, as others on the machine meet them."""
+"""The daemon's socket file and folders, as other users of the machine see them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon whose log nobody reads: it works on, and it ends."""
+"""The daemon with a log that is not read: it continues to work, and it can be stopped."""
 
 from __future__ import annotations
 

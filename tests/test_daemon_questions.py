@@ -1,4 +1,4 @@
-"""A real daemon is asked: what becomes of a name, and what a reload would change."""
+"""A real daemon answers: what becomes of a name, and what a reload would change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``make demo`` shows what it promises, and the commands that it prints at the end run as they stand."""
+"""``make demo`` shows what it promises, and the commands that it prints at the end run unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation says what is there: commands, keys, metrics, log lines, columns; and its links lead somewhere."""
+"""The documentation agrees with the code: commands, keys, metrics, log lines, columns; and its links work."""
 
 from __future__ import annotations
 

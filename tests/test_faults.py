@@ -1,4 +1,4 @@
-"""Whatever is lost to a defect or to a disk shows: exit code, summary, state, metric, log."""
+"""Every loss caused by a defect or a disk is visible: exit code, summary, state, metric, log."""
 
 from __future__ import annotations
 

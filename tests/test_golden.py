@@ -1,4 +1,4 @@
-"""The golden captures, through files and through the socket: rows, events and counters as the Go daemon's."""
+"""The golden captures, through files and through the socket: rows, events and counters equal the Go daemon's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A daemon under hostile senders: an ordinary one beside them loses nothing and is not held up for long.
+"""A daemon with hostile senders: an ordinary sender loses nothing and is not delayed for long.
 
 ``EDM_HOSTILE_SECONDS`` says how long each kind of mischief lasts; 2 if it is not set.
 """

@@ -1,4 +1,4 @@
-"""What a failed test leaves open does not end another test (``conftest.py``)."""
+"""Objects that a failed test leaves open do not break another test (``conftest.py``)."""
 
 from __future__ import annotations
 

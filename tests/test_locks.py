@@ -1,4 +1,4 @@
-"""The lock files hold what pyproject.toml asks for, with hashes, each package once."""
+"""The lock files hold what pyproject.toml requires, with hashes, each package once."""
 
 from __future__ import annotations
 

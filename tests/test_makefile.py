@@ -1,4 +1,4 @@
-"""What ``make`` does around the tests: stages, and what it says where something is missing."""
+"""The ``make`` targets for tests: their stages, and their messages when a tool is missing."""
 
 from __future__ import annotations
 

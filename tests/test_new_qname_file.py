@@ -1,4 +1,4 @@
-"""``new-qname-file`` with the daemon: the events that ``edm minimise`` writes, each once, and none lost to a kill."""
+"""``new-qname-file`` with the daemon: the same events as ``edm minimise``, each once, none lost to a kill."""
 
 from __future__ import annotations
 

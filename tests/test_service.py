@@ -1,4 +1,4 @@
-"""What a service manager hears, at the other end of a real socket."""
+"""Messages to a service manager, read at the other end of a real socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The unit file: systemd accepts it, it names what exists, and it leaves the service few powers."""
+"""The unit file: systemd accepts it, all that it names exists, and the service has few privileges."""
 
 from __future__ import annotations
 

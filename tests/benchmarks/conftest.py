@@ -1,4 +1,4 @@
-"""The benchmarks are a package beside the tests, not an installed one."""
+"""Makes the benchmarks importable: they are a package next to the tests, not an installed one."""
 
 import sys
 from pathlib import Path

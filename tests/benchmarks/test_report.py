@@ -1,4 +1,4 @@
-"""The table and the recorded runs."""
+"""The benchmark report: its table and the recorded runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sender sends the whole stream, as often as asked, and learns when it has been read."""
+"""The benchmark sender: it sends the whole stream as often as asked, and learns when it has been read."""
 
 from __future__ import annotations
 

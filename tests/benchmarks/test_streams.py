@@ -1,4 +1,4 @@
-"""Made-up streams: the same each time, of the asked-for properties, and readable by others."""
+"""Made-up streams: the same each time, with the properties asked for, and readable by other libraries."""
 
 from __future__ import annotations
 

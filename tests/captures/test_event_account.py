@@ -1,4 +1,4 @@
-"""The account of new names: what has no event any more is counted as dropped."""
+"""The account of new names: names whose event was lost are counted as dropped."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What ``edm inspect`` tells of files of new names, also of damaged and foreign ones."""
+"""``edm inspect`` of files of new names, including damaged and foreign files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``edm inspect`` with Parquet files of anybody: a line for each, never a traceback, and bounded memory."""
+"""``edm inspect`` of Parquet files from any program: one line each, no traceback, bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``edm check-config``: verdict, table, JSON, TOML; secrets never printed."""
+"""``edm check-config``: problems, table, JSON and TOML; secrets are never printed."""
 
 import json
 import os

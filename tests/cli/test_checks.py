@@ -1,4 +1,4 @@
-"""What ``edm check-config`` tries: it refuses what a start refuses, in the same words, and what is of no use."""
+"""The checks of ``edm check-config``: they refuse what a start refuses, with the same messages."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""``edm dawg``: lists become files and come back, names are found by the daemon's rules, bad files are named."""
+"""``edm dawg``: lists are compiled and dumped, names match by the daemon's rules, bad files are named."""
 
 import stat
 import sys

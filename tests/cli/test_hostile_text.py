@@ -1,4 +1,4 @@
-"""Hostile text at every place where a command prints what it did not write itself."""
+"""Hostile text in every place where a command prints text from outside."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""``edm init``: a configuration that works at once, and never over an existing one."""
+"""``edm init``: the configuration works at once, and an existing one is never overwritten."""
 
 import os
 import stat

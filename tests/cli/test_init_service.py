@@ -1,4 +1,4 @@
-"""``edm init --service``: what the unit needs, never over what is there."""
+"""``edm init --service``: makes what the unit needs, and never overwrites existing files."""
 
 import configparser
 import os

@@ -1,4 +1,4 @@
-"""``edm inspect``: what it tells of captures and output files agrees with what others read in them."""
+"""``edm inspect`` of captures and output files agrees with what independent readers find in them."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""``edm keygen``: what it makes can be used, is private where it must be, and never replaces anything."""
+"""``edm keygen``: its keys can be used, private files are private, and no file is replaced."""
 
 import ipaddress
 import json

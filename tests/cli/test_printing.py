@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or broken: one line or none, and an exit code that tells."""
+"""Standard streams that are closed, full or broken: at most one line, and an exit code that says so."""
 
 import subprocess
 import sys

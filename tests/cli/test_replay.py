@@ -1,4 +1,4 @@
-"""``edm replay``: who is at work is not given invented data without being asked."""
+"""``edm replay``: it asks before it sends made-up data to a receiver with real senders."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""``edm top`` against a real daemon, at a pseudo-terminal; and its views at the size of a small one."""
+"""``edm top`` against a real daemon in a pseudo-terminal, and its views in a small terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses: one parser, one way to bind, and the same answers from all who use them."""
+"""Addresses: one parser and one way to bind, with the same results for all users of them."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The number of CPUs that may be used, with control groups as the system shows them."""
+"""The number of usable CPUs, with control groups as the system shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page on configuration says what the declaration says."""
+"""The configuration page agrees with the declaration of the keys."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Loading: precedence, origins, and all violations in one go."""
+"""Loading: precedence, origins, and all violations reported together."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The declaration of the keys: everything the Go daemon has is there, with its name and default."""
+"""The declaration of the keys: every key of the Go daemon is there, with its name and default."""
 
 import dataclasses
 

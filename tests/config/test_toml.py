@@ -1,4 +1,4 @@
-"""Reading the TOML file: values with their lines, and every way in which a file can be unusable."""
+"""Reading the TOML file: values with their lines, and every kind of unusable file."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The text forms of values, against Go's rules."""
+"""The text forms of values, compared with Go's rules."""
 
 import pytest
 from hypothesis import example, given

@@ -1,4 +1,4 @@
-"""Rounds of starting a daemon, loading it, and killing it, with the peers that it talks to."""
+"""Rounds of starting, loading and killing a daemon, with the peers that it connects to."""
 
 from __future__ import annotations
 

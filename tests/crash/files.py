@@ -1,4 +1,4 @@
-"""Output files on their way: written, named, uploaded, moved; in one thread, so that every step has its place."""
+"""Steps of output files: write, name, upload, move; in one thread, so that their order is fixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that die at a chosen step: forked by a process of their own, so that each costs milliseconds only.
+"""Processes that are killed at a chosen step, forked from a helper process so that each takes only milliseconds.
 
 Run as a program it obeys lines of JSON on its standard input: for each it forks a child, which does a piece of work
 and is killed before or after a system call, or in the middle of a write. So every step at which a kill can make a

@@ -1,4 +1,4 @@
-"""New names on their way from a worker to the broker, in one thread, so that every step comes in a known order."""
+"""Steps of new names from a worker to the broker, in one thread, so that their order is fixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a killed daemon left: every file is looked at, every row and every event is counted."""
+"""Inspects what a killed daemon has left: every file, every row and every event."""
 
 from __future__ import annotations
 

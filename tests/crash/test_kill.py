@@ -1,4 +1,4 @@
-"""The daemon is killed at random moments under full load, again and again, over the same data directory.
+"""The daemon is killed at random times under full load, repeatedly, with the same data directory.
 
 ``EDM_CRASH_KILLS`` sets how often (12), ``EDM_CRASH_SEED`` what chance decides (1), ``EDM_CRASH_REPORT`` a file for
 the figures.

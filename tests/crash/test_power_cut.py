@@ -1,4 +1,4 @@
-"""What a power cut can leave of the seen names and of the queue: shorter files, zeros, wrong bytes."""
+"""What a power cut can do to the files of seen names and of the queue: shorter files, zeros, wrong bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills at every single step: of handing new names over, and of writing, naming and moving files."""
+"""Kills at every step of handing new names over, and of writing, naming and moving files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbered frames: from what comes out one can tell which frame it came from, and what is missing."""
+"""Numbered frames: the outputs show which frame each row comes from, and which frames are missing."""
 
 from __future__ import annotations
 

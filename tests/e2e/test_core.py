@@ -1,4 +1,4 @@
-"""The whole daemon and its two outputs: frames go in at the socket, events and histograms arrive at real peers."""
+"""The whole daemon and its two outputs: frames go in at the socket, real peers receive events and histograms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documented: each DNS server runs with the snippet of docs/operations.md as it stands, and nothing is missing."""
+"""Each DNS server runs with its snippet of docs/operations.md unchanged, and no frame is missing."""
 
 from __future__ import annotations
 

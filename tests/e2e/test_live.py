@@ -1,4 +1,4 @@
-"""Live: real DNS servers are asked, send their dnstap, and the files agree with what was asked."""
+"""Real DNS servers are queried and send their dnstap; the output files agree with the queries."""
 
 from __future__ import annotations
 

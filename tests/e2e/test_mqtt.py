@@ -1,4 +1,4 @@
-"""New names to a real broker (mosquitto): TLS 1.3 with client certificates, through every kind of mishap."""
+"""New names to a real broker (mosquitto): TLS 1.3 with client certificates, through all kinds of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The status page in a real browser: it loads cleanly, updates, says what is wrong in words, and holds no address."""
+"""The status page in a real browser: loads without errors, updates, explains faults, and shows no address."""
 
 from __future__ import annotations
 

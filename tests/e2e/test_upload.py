@@ -1,4 +1,4 @@
-"""Histograms over HTTPS to a receiver that demands certificates and checks digests and signatures."""
+"""Histograms over HTTPS to a receiver that requires certificates and checks digests and signatures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates and keys in PEM: as they were read, or not at all."""
+"""Certificates and keys in PEM: loaded exactly as they were read, or refused."""
 
 from __future__ import annotations
 

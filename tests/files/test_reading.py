@@ -1,4 +1,4 @@
-"""Files that are read while somebody writes, replaces or removes them, and what is no file at all."""
+"""Reading files that are written, replaced or removed meanwhile, and paths that are not files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values made of files, and what becomes of them when the files change."""
+"""Values made from files, and what happens to them when the files change."""
 
 from __future__ import annotations
 

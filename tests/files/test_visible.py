@@ -1,4 +1,4 @@
-"""Text from outside: nothing of it may steer a terminal, and JSON stays the same values."""
+"""Text from outside: no text can control a terminal, and JSON keeps its values."""
 
 import json
 

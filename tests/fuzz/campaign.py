@@ -1,4 +1,4 @@
-"""A campaign: batches of inputs for one target, made from a seed, until a number of inputs or a time is reached.
+"""A campaign: batches of inputs for one target, made from a seed, until a number of inputs or a time limit.
 
 Everything follows from the seed, so the same command finds the same fault again. The batch being checked always lies
 in a file: should the process die, or hang and be ended by the watchdog, its inputs are there.

@@ -1,4 +1,4 @@
-"""The coverage-guided fuzzer: ``python -m fuzz.guided TARGET [arguments of libFuzzer]``, src and tests in the path.
+"""The coverage-guided fuzzer: ``python -m fuzz.guided TARGET [arguments of libFuzzer]`` with PYTHONPATH=src:tests.
 
 It needs atheris (requirements-fuzz.txt). The kernels run as plain Python, instrumented, so that their branches guide
 the search, on arrays that refuse every index out of bounds, negative ones too. Each input is compared with the oracle.

@@ -1,4 +1,4 @@
-"""The domain lists of the captures; of the large one only a part where kernels run as plain Python."""
+"""The domain lists of the captures; of the large list only a part when kernels run as plain Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes to an input that need no knowledge of its format."""
+"""Changes to an input that do not depend on its format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mutation fuzzer: ``python -m fuzz.run --target dns --inputs 1000000 --seed 1``, with src and tests in the path.
+"""The mutation fuzzer: ``python -m fuzz.run --target dns --inputs 1000000 --seed 1`` with PYTHONPATH=src:tests.
 
 Every index in the kernels is checked, unless ``--no-bounds-check`` is given. Exit code 1: something was found; the
 input is in the folder, and the command to try it again is printed.

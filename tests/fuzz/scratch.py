@@ -1,4 +1,4 @@
-"""A file for what can only be read from a file."""
+"""A temporary file for code that reads only from files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fuzz target is: where its inputs come from, and how one batch of them is checked."""
+"""A fuzz target: where its inputs come from, and how a batch of them is checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A short campaign of each target, and the inputs that are kept. Longer ones: ``make fuzz``."""
+"""A short campaign of each target, and the stored inputs. ``make fuzz`` runs longer ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fuzzers find what is there to be found, and leave it in a file that shows it again."""
+"""The fuzzers find known defects, and save an input that reproduces each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a listener's settings, and that each ends in an error that names the thing."""
+"""Wrong settings of a listener: each ends in an error that names the setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile and broken senders, each against a listener of its own: what becomes of them, and of the others."""
+"""Hostile and broken senders, each with a listener of its own: what happens to them and to other senders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a sender: its identity by dnspython's neighbour, the protobuf library, and what it has sent."""
+"""Facts about a sender: its identity, compared with the protobuf library, and the frames and bytes it has sent."""
 
 from __future__ import annotations
 

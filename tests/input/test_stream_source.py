@@ -1,4 +1,4 @@
-"""Receiving over TLS: everything that has come in one receive, whatever the size of the records."""
+"""Receiving over TLS: one receive returns everything that has come, for records of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks and turns when there are not enough: nobody keeps one for long, and nobody waits for ever."""
+"""Blocks and turns when there are too few: no reader keeps one for long, and none waits for ever."""
 
 from __future__ import annotations
 

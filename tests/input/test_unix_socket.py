@@ -1,4 +1,4 @@
-"""The file of the Unix socket: its rights, who owns its path, what happens when it goes, and probes."""
+"""The file of the Unix socket: its rights, the owner of its path, its removal, and probes."""
 
 from __future__ import annotations
 

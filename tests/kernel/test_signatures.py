@@ -1,4 +1,4 @@
-"""What kernels and their helpers say of their parameters: a named type each, and few of them."""
+"""The parameters of kernels and their helpers: each has a named type, and there are few of them."""
 
 from __future__ import annotations
 

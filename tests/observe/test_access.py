@@ -1,4 +1,4 @@
-"""Who may read the metrics address: token, TLS, client certificates, over real sockets; and what is refused at once."""
+"""Who may read the metrics address: token, TLS and client certificates over real sockets, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines that wait for nobody, over real pipes whose reader stands still."""
+"""Log lines never wait for a reader: tested with real pipes that are not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Senders: series by type and identity are bounded and escaped; a sender that counts twice is told of once."""
+"""Senders: series by type and identity are bounded and escaped; a sender that counts twice is reported once."""
 
 from __future__ import annotations
 

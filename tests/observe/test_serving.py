@@ -1,4 +1,4 @@
-"""The HTTP servers under what no client does, over real sockets."""
+"""The HTTP servers with clients that misbehave, over real sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests in turns, with a clock and a CPU under the test's control."""
+"""Requests in turns, with a clock and a CPU that the test controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which values are in effect, told from the rules: flag before environment before file before default."""
+"""Which values are in effect, by the rules: flag before environment before file before default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Crypto-PAn bit by bit, as the paper writes it, and the pseudonyms of address fields."""
+"""Crypto-PAn bit by bit, as in the paper, and the pseudonyms of address fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes DAWG files that are valid, but not as the usual writer makes them: other orders, wider fields, no sharing."""
+"""Makes valid DAWG files unlike those of the usual writer: other orders, wider fields, no sharing."""
 
 from __future__ import annotations
 

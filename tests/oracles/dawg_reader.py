@@ -1,4 +1,4 @@
-"""DAWG files read and written the obvious way, as strings of "0" and "1"."""
+"""DAWG files read and written in the simplest way, as strings of "0" and "1"."""
 
 from __future__ import annotations
 

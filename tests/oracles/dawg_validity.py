@@ -1,4 +1,4 @@
-"""Whether a file is a valid DAWG, told the obvious way: read every node into a dict, then look at all of it.
+"""Whether a file is a valid DAWG, in the simplest way: read every node into a dict, then check all of them.
 
 The rules are those of the format and the decisions that `edm.stages.domains.dawg.dawg` states; nothing is taken
 from its code.

@@ -1,4 +1,4 @@
-"""A plain DNS message unpacker with the acceptance rules of the Go daemon's library, to compare kernels with.
+"""A plain DNS message unpacker with the acceptance rules of the Go daemon's library, for comparison with the kernels.
 
 It favours the obvious: exceptions, slices, one method per irregular type, the grammar as text.
 """

@@ -1,4 +1,4 @@
-"""What a dnstap frame holds, decoded in plain Python by the rules of the protobuf wire format.
+"""The fields of a dnstap frame, decoded in plain Python by the rules of the protobuf wire format.
 
 Written against the rules, not against the kernel: a frame is first cut into a tree of fields, then the
 schema is laid over it. ``decode`` returns None for what the Go daemon's protobuf runtime rejects.

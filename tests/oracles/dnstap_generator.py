@@ -1,4 +1,4 @@
-"""Makes dnstap frames: valid ones, and ones with the faults that are likely to be overlooked."""
+"""Makes dnstap frames: valid ones, and ones with faults that are easily overlooked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dnstap messages as the protobuf library sees them.
+"""dnstap messages for the protobuf library.
 
 The schema is compiled when first needed. Its enums are declared as ``int32``: in Python (as in C++) a proto2
 enum is closed, so a number outside the enum would be moved to the unknown fields, while the Go library keeps

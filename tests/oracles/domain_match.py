@@ -1,4 +1,4 @@
-"""The match of a question name against a list, on texts: the whole name, else its endings from each dot on."""
+"""Matching a question name against a list, on texts: the whole name, then its endings after each dot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The receiving side of Frame Streams over a whole stream: what is sent, what frames come out, how it ends.
+"""The receiver of a whole Frame Streams stream: what it sends, the frames it gets, and how the stream ends.
 
 Written from the rules of the protocol and of the Go daemon; streams and frames are plain slices.
 """

@@ -1,4 +1,4 @@
-"""Frame Streams by the book: building streams and splitting them with a plain loop."""
+"""Frame Streams by the specification: builds streams, and splits them with a plain loop."""
 
 from __future__ import annotations
 

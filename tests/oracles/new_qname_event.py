@@ -1,4 +1,4 @@
-"""The new_qname event by way of Python's ``json`` and ``datetime``."""
+"""The new_qname event, made with Python's ``json`` and ``datetime``."""
 
 from __future__ import annotations
 

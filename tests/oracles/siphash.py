@@ -1,4 +1,4 @@
-"""SipHash-c-d in plain Python integers, after the description in the paper (sections 2.1 to 2.4)."""
+"""SipHash-c-d in plain Python integers, from the description in the paper (sections 2.1 to 2.4)."""
 
 from __future__ import annotations
 

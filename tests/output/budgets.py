@@ -1,4 +1,4 @@
-"""A world with little room on its disk, for the tests of the budget."""
+"""A data directory on a small disk, for the tests of the budget."""
 
 from __future__ import annotations
 

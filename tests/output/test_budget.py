@@ -1,4 +1,4 @@
-"""What gives way when room runs out: in which order, how much, and that all of it is counted."""
+"""Which files the budget removes when there is no room: in which order, how many, and that all are counted."""
 
 from __future__ import annotations
 

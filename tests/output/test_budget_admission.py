@@ -1,4 +1,4 @@
-"""Which session rows are taken while room is scarce, and what keeps room for the rest."""
+"""Which session rows are stored while there is little room, and how room is kept for other files."""
 
 from __future__ import annotations
 

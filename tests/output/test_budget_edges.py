@@ -1,4 +1,4 @@
-"""What the budget must not touch, what can go wrong with a disk, and the real queue and store of seen names."""
+"""Files that the budget must not remove, disk errors, and the real queue and store of seen names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The writer of the debug file: all lines in order, never in anybody's way, and what is left out is counted."""
+"""The writer of the debug file: all lines in order, no waiting for others, and dropped lines are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of columns in the documentation are those that the declarations give."""
+"""The tables of columns in the documentation agree with the declarations."""
 
 from __future__ import annotations
 

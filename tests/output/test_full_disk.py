@@ -1,4 +1,4 @@
-"""Every output on a real file system that is full, at each number of bytes that may be left."""
+"""Every output on a real file system that is full, with each possible number of free bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing that is stored can be read by everybody, whatever the umask."""
+"""No stored file can be read by every user, whatever the umask."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Files of new names: intervals, unfinished files, disks that take nothing."""
+"""Files of new names: intervals, unfinished files, disks that refuse writes."""
 
 from __future__ import annotations
 

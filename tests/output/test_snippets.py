@@ -1,4 +1,4 @@
-"""The snippets of docs/files.md, run as they stand while a file is being written, on IPv6 data with the top bit set."""
+"""The snippets of docs/files.md, run unchanged while a file is being written, on IPv6 data with the top bit set."""
 
 from __future__ import annotations
 

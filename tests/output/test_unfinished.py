@@ -1,4 +1,4 @@
-"""Where unfinished files lie: never where finished ones are read, and always where they can be renamed from."""
+"""Where unfinished files are: never where finished ones are read, and always where they can be renamed from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The writers beside the workers: what happens while the disk does not take anything."""
+"""The writer threads while the disk refuses writes."""
 
 from __future__ import annotations
 

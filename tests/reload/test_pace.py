@@ -1,4 +1,4 @@
-"""The pace of a part: a few times at once, then no more than its share of a core."""
+"""The pace of a part: a few times without waiting, then no more than its share of a core."""
 
 from __future__ import annotations
 

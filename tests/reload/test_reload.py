@@ -1,4 +1,4 @@
-"""Reloads that fail: each part with each fault. The old part stays, the others are reloaded, and everybody is told."""
+"""Reloads that fail: each part with each fault. The old part stays, the others are reloaded, all is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reload does not do: build a table that is there already, derive a key that did not change, take a core."""
+"""Work that a reload avoids: building an unchanged table, deriving an unchanged key, using a whole core."""
 
 from __future__ import annotations
 

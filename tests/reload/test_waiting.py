@@ -1,4 +1,4 @@
-"""Parts that are changed again and again: read and checked at once, made at their own pace, and never forgotten."""
+"""Parts that change many times: read and checked at once, made at their own pace, and never forgotten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole engine under a wall clock that is set at will: no file is lost, written over or misnamed.
+"""The whole engine while the wall clock is set: no file is lost, overwritten or misnamed.
 
 ``EDM_CLOCK_EXAMPLES`` says how many random sequences are tried; 15 if it is not set.
 """

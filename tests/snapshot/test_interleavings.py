@@ -1,4 +1,4 @@
-"""The cell and the order of publishing, grace period and retirement, in every order of their steps.
+"""The cell, and publishing, grace period and retirement, in every order of their steps.
 
 The methods of the cell, the engine and the worker run as they are; only the attributes that threads share are replaced,
 by ones at which the scheduler of :mod:`support.interleavings` decides who goes on. That the exploration finds what

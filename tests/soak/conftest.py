@@ -1,4 +1,4 @@
-"""Fixtures of the soak; its load is made by the benchmarks, which are a package beside the tests."""
+"""Fixtures of the soak test; its load comes from the benchmarks, a package next to the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A steady load: one thread that sends a made-up stream over several connections, at a pace, and reconnects."""
+"""A steady load: one thread sends a made-up stream over several connections at a fixed pace, and reconnects."""
 
 from __future__ import annotations
 

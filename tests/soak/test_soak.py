@@ -1,4 +1,4 @@
-"""A steady load for a while: the daemon must not grow, and every frame must have its fate.
+"""A steady load for some time: the daemon must not grow, and every frame must get a fate.
 
 ``EDM_SOAK_SECONDS`` sets how long (20), ``EDM_SOAK_RATE`` the frames a second (50,000), ``EDM_SOAK_INPUT`` the way
 in (``unix`` or ``tls``), ``EDM_SOAK_REPORT`` a file for the figures. A soak that says something takes an hour.

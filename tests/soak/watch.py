@@ -1,4 +1,4 @@
-"""What a process holds, second by second, and whether it grows."""
+"""The resources of a process, second by second, and whether they grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders and files that others can plant things in, and what a start warns of."""
+"""Folders and files that other users can change, and the warnings of a start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kernel has worked before READY, whatever has become of the folder in which compiled kernels are kept."""
+"""Every kernel has run before READY, whatever the state of the folder of compiled kernels."""
 
 from __future__ import annotations
 

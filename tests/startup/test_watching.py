@@ -1,4 +1,4 @@
-"""The status of a real daemon: its form, its numbers, and what it says when something is wrong."""
+"""The status of a real daemon: its form, its numbers, and its findings when there is a fault."""
 
 from __future__ import annotations
 

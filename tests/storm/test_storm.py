@@ -1,4 +1,4 @@
-"""The storm: reloads, ten a second, and rotations, while several connections send at full speed.
+"""The storm: ten reloads a second, and rotations, while several connections send at full speed.
 
 What it proves, and how, stands at the ``check_...`` methods of :class:`support.storm_check.Outcome`. With one worker
 the order of all rows is known, so every single frame is accounted for. With several workers, rows of different

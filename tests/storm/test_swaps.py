@@ -1,4 +1,4 @@
-"""Thousands of snapshots in one process: none leaves anything behind, and no worker goes back to an old one."""
+"""Thousands of snapshots in one process: none leaves memory behind, and no worker goes back to an old one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DNS messages and dnstap frames that are small for the work they would make a careless reader do.
+"""Small DNS messages and dnstap frames that would cost a careless reader much work.
 
 All are valid by the rules of the Go daemon, so they must be taken, and taken quickly.
 """

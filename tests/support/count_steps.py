@@ -1,4 +1,4 @@
-"""How many lines of the DNS kernels run for a message: ``python -m support.count_steps NAME SIZE``.
+"""Counts the lines of the DNS kernels that run for a message: ``python -m support.count_steps NAME SIZE``.
 
 To be run with ``NUMBA_DISABLE_JIT=1``: the kernels are plain Python then, and their steps can be counted. Prints the
 lines of the walk, those of collecting the questions, the names collected, and the bytes of the message.

@@ -1,4 +1,4 @@
-"""The program with a defect: ``python -m support.defective NAME ARGUMENT...`` is ``edm ARGUMENT...`` with it."""
+"""The program with a defect: ``python -m support.defective NAME ARGUMENT...`` runs ``edm ARGUMENT...`` with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DNS servers that run with the snippets of docs/operations.md as they stand: only addresses are put in."""
+"""DNS servers that run with the snippets of docs/operations.md; only the addresses are replaced."""
 
 from __future__ import annotations
 

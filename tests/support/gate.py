@@ -1,4 +1,4 @@
-"""A door between a client and a server on loopback: connections pass through it only while it is open."""
+"""A gate between a client and a server on loopback: connections pass only while it is open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The golden captures: inputs, configuration, and what must come out."""
+"""The golden captures: inputs, configuration, and expected outputs."""
 
 from __future__ import annotations
 

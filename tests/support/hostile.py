@@ -1,4 +1,4 @@
-"""Hostile senders: each kind of mischief as fast as it goes, in a process of its own.
+"""Hostile senders: each kind of attack at full speed, in a process of its own.
 
 ``python -m support.hostile KIND TARGET COUNT`` does it until the process is killed. TARGET is the path of a Unix
 socket or ``host:port``; COUNT is the number of connections. A line ``ready`` tells that it is under way.

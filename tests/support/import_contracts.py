@@ -1,4 +1,4 @@
-"""Two kinds of import contract that import-linter does not bring along; pyproject.toml names and uses them.
+"""Two kinds of import contract that import-linter does not have; pyproject.toml names and uses them.
 
 They look at direct imports: what is imported further down has a contract of its own there.
 """

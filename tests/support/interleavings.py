@@ -1,4 +1,4 @@
-"""A scheduler under test control: runs code on threads one step at a time, and explores every order of the steps.
+"""A scheduler that a test controls: runs threads one step at a time, and tries every order of the steps.
 
 A step ends just before an access to shared state: a :class:`Shared` attribute, an item of a :class:`SharedList`, a
 :class:`Lock` or a :class:`Condition` made here. What lies between two such accesses touches nothing that another thread

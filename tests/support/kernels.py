@@ -1,4 +1,4 @@
-"""Caches of compiled kernels for tests: a copy of the session's own one, and ways to damage a file."""
+"""Caches of compiled kernels for tests: copies of the session's cache, and ways to damage a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests share that run briefly with the others and, when asked to, for hours."""
+"""Shared code of tests that run briefly by default and for hours on request."""
 
 from __future__ import annotations
 

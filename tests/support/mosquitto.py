@@ -1,4 +1,4 @@
-"""A real MQTT broker (mosquitto) that demands client certificates, and a subscriber that notes what arrives."""
+"""A real MQTT broker (mosquitto) that requires client certificates, and a subscriber that records messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs events out in a process of its own that a test can kill.
+"""Sends events out from a process of its own that a test can kill.
 
 Started as a program with the settings and the data directory, it obeys the lines on its standard input:
 ``put FILE START STOP`` (lines of a file, as events), ``metrics``, ``stop GRACE``. It answers each with a line of

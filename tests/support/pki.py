@@ -1,4 +1,4 @@
-"""A certificate authority for tests, and signing keys as JWK; everything is made anew, nothing is stored."""
+"""A certificate authority for tests, and signing keys as JWK; all are made new and none is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading without the waits that guard against a writer at work, for tests that write hundreds of small files."""
+"""Reading files without the waits that guard against a writer, for tests that write hundreds of small files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A receiver of histograms as Core has one: HTTPS with client certificates, which checks what it is sent.
+"""A receiver of histograms like Core's: HTTPS with client certificates, and checks of what it receives.
 
 Digest and signature are verified with the http-message-signatures library. What it answers can be chosen, and it
 remembers every request it has seen.

@@ -1,4 +1,4 @@
-"""An engine to reload, with a file of every kind that a reload reads."""
+"""An engine to reload, with every kind of file that a reload reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process holds: file handles, mappings, threads, memory."""
+"""The resources of a process: file handles, mappings, threads, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real file system of a few MiB that can be filled to the last byte, emptied, and made read-only."""
+"""A real file system of a few MiB that can be filled to the last byte, emptied, or made read-only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The storm: reloads and rotations, many a second, while a daemon works at full speed.
+"""The storm: many reloads and rotations a second while a daemon works at full speed.
 
 Each reload has a number, its *generation*, and generation and contents belong together: key and salt are those of this
 generation alone, and which clients and names are ignored, which variant of the well-known domains is

@@ -1,4 +1,4 @@
-"""What a storm must have left behind, established from the outputs alone.
+"""Checks the state after a storm, from the outputs alone.
 
 The outputs are the Parquet files with the ledgers in their footers, the metrics at the end, and when the log reported
 each reload. Each ``check_...`` method states one claim and fails if it does not hold.

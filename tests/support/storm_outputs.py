@@ -1,4 +1,4 @@
-"""A storm's outputs, read back: Parquet files with the ledgers in their footers.
+"""Reads the outputs of a storm: Parquet files with the ledgers in their footers.
 
 Pseudonyms are made by the independent Crypto-PAn of ``oracles``, under every key that was ever configured.
 """

@@ -1,4 +1,4 @@
-"""Traffic for the storm: frames that tell, in whatever output they end, which frame they were.
+"""Traffic for the storm: every output shows which frame it comes from.
 
 Every connection sends a prebuilt stream of ``FRAMES`` frames over and over, in large writes. A frame's
 place in the stream stands in its response time as microseconds, the pass as seconds, the connection in the

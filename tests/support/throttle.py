@@ -1,4 +1,4 @@
-"""A slow line to a server on loopback: so many bytes a second each way, with little room in between."""
+"""A slow line to a server on loopback: limited bytes per second each way, with a small buffer."""
 
 from __future__ import annotations
 

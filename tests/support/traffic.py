@@ -1,4 +1,4 @@
-"""DNS traffic for the end-to-end tests, and what must come of it, counted from the files that dnsperf reads."""
+"""DNS traffic for the end-to-end tests, and the expected counts, from the files that dnsperf reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A site that uploads: keys, certificates, settings, and files in its outbox."""
+"""A site that uploads: keys, certificates, settings, and files in the outbox."""
 
 from __future__ import annotations
 

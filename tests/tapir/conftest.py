@@ -1,4 +1,4 @@
-"""What all tests here share."""
+"""Fixtures of the tests of the outputs to Core."""
 
 from support.reading import nobody_is_writing
 

@@ -1,4 +1,4 @@
-"""Changes between two states: the counts are those of two runs of the minimiser."""
+"""Changes between two states: the counts equal those of two runs of the minimiser."""
 
 from __future__ import annotations
 

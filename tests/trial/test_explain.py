@@ -1,4 +1,4 @@
-"""What is told about a name is what a daemon really does with such a frame."""
+"""The explanation of a name agrees with what a daemon does with such a frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``edm doctor`` on sound and on broken installations: what it finds, in which order, and how it ends."""
+"""``edm doctor`` on sound and on broken installations: its findings, their order, and the exit code."""
 
 from __future__ import annotations
 

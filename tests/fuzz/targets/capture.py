@@ -1,4 +1,4 @@
-"""Capture files: plain, gzip (RFC 1952) and Zstandard, whole and damaged, against plain decompression in one go."""
+"""Capture files (plain, gzip, Zstandard), complete and damaged, compared with decompression in one call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DAWG files: what is accepted, and that its words and indexes are those that an obvious reader finds."""
+"""DAWG files: which are accepted, and their words and indexes, compared with a simple reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DNS messages: the walk, the names of all questions and their presentation form, against the plain unpacker."""
+"""DNS messages: the walk, all question names and their presentation form, compared with the plain unpacker."""
 
 from __future__ import annotations
 

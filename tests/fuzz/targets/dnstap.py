@@ -1,4 +1,4 @@
-"""dnstap frames: the decoding kernel against the plain decoder of the protobuf wire format."""
+"""dnstap frames: the decoding kernel, compared with the plain decoder of the protobuf wire format."""
 
 from __future__ import annotations
 

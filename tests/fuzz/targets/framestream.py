@@ -1,4 +1,4 @@
-"""Frame Streams: handshake, control frames and framing in segments of any size, against a receiver of whole streams.
+"""Frame Streams: handshake, control frames and framing in segments of any size, compared with a whole-stream receiver.
 
 The first three bytes of an input choose the largest frame and how the stream is cut into segments; the stream follows.
 """

@@ -1,4 +1,4 @@
-"""Files with signing keys: which JSON Web Keys are usable, against their definition (RFC 7517, RFC 8037)."""
+"""Files with signing keys: which JSON Web Keys are usable, by their definition (RFC 7517, RFC 8037)."""
 
 from __future__ import annotations
 

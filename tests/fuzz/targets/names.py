@@ -1,4 +1,4 @@
-"""Question names in domain tables: hash and lookup against the match on texts. Any bytes stand for some wire name."""
+"""Question names in domain tables: hash and lookup, compared with matching texts. Any bytes make a wire name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the queue of events holds on disk: the Go daemon's MQTT packets, and the chunks of this program.
+"""The stored events of the queue: MQTT packets of the Go daemon, and chunks of this program.
 
 An input that begins with a byte above 0x7F is a chunk: the byte's low bits are the progress, the CRC-32 follows.
 """

@@ -1,4 +1,4 @@
-"""dnstap frames through the whole pipeline: fates, histogram rows, session rows and events, against all oracles."""
+"""dnstap frames through the whole pipeline: fates, rows, histograms and events, compared with all oracles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of ignored clients: what is accepted, and which addresses are held, against ipaddress."""
+"""Files of ignored clients: which are accepted, and which addresses match, compared with ipaddress."""
 
 from __future__ import annotations
 

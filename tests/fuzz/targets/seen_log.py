@@ -1,4 +1,4 @@
-"""Files of seen names: which ones are read, and what is read from them."""
+"""Files of seen names: which are read, and which names are read from them."""
 
 from __future__ import annotations
 

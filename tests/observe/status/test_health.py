@@ -1,4 +1,4 @@
-"""Findings, health and the board: what is wrong is told, worst first, and looking costs next to nothing."""
+"""Findings, health and the board: faults are reported worst first, and a check costs next to nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last hour of totals: every unit that came stands somewhere in it, whatever the clock does."""
+"""The last hour of totals: every count is in it, also when the clock jumps."""
 
 from __future__ import annotations
 

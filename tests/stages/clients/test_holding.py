@@ -1,4 +1,4 @@
-"""Which prefixes hold an address: the oracle's answer, and the kernel's."""
+"""Which prefixes contain an address: the kernel compared with the oracle."""
 
 from __future__ import annotations
 

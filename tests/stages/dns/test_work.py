@@ -1,4 +1,4 @@
-"""The work for one message grows with its bytes, whatever it holds: steps of the kernels are counted, not seconds."""
+"""The work for one message grows only with its bytes: the test counts steps of the kernels, not seconds."""
 
 from __future__ import annotations
 

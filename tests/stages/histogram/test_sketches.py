@@ -1,4 +1,4 @@
-"""Client sketches against vectors, the Go daemon's files, the storage specification's suite and a library."""
+"""Client sketches, compared with vectors, the Go daemon's files, the storage specification's suite and a library."""
 
 from __future__ import annotations
 

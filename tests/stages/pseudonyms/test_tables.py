@@ -1,4 +1,4 @@
-"""The tables of a pseudonym cache: what somebody who chooses addresses can do to them, and how large they get."""
+"""The tables of a pseudonym cache: attacks by chosen addresses, and how large the tables get."""
 
 from __future__ import annotations
 

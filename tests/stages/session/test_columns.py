@@ -1,4 +1,4 @@
-"""The declaration of the session columns: consistent in itself, and one more column is one more line."""
+"""The declaration of the session columns: it is consistent, and a new column is one new line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events out without a broker: starting, storing, stopping. With one: the end-to-end tests."""
+"""Events out without a broker: start, store, stop. The end-to-end tests have a broker."""
 
 from __future__ import annotations
 

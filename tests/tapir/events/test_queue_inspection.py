@@ -1,4 +1,4 @@
-"""``edm inspect`` of the queue file: what waits, and what was set aside."""
+"""``edm inspect`` of the queue file: events that wait, and events that were set aside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session does on a connection, with the broker played by a script."""
+"""A session on a connection, with a script in the place of the broker."""
 
 from __future__ import annotations
 

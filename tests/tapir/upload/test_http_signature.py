@@ -1,4 +1,4 @@
-"""The header fields that vouch for an upload, judged by an independent library and by the wire form."""
+"""The header fields that sign an upload, checked by an independent library and byte for byte."""
 
 import base64
 import hashlib

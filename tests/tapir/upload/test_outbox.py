@@ -1,4 +1,4 @@
-"""The outbox: which files are uploaded, and where they go afterwards."""
+"""The outbox: which files are uploaded, and where they are moved afterwards."""
 
 import os
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""One POST, byte for byte, against peers that behave and peers that do not."""
+"""One POST, byte for byte, with peers that behave and peers that do not."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""When to try again."""
+"""The times at which an upload is tried again."""
 
 import math
 

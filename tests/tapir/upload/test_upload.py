@@ -1,4 +1,4 @@
-"""When the uploader tries which file, and what it does with the answers; the network is played by a script."""
+"""When the uploader tries which file, and how it handles the answers, with a scripted network."""
 
 from __future__ import annotations
 

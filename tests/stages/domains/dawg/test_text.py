@@ -1,4 +1,4 @@
-"""Names and list files as people write them."""
+"""Names and list files in the forms in which people write them."""
 
 from __future__ import annotations
 

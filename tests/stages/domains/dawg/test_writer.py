@@ -1,4 +1,4 @@
-"""The writer against files of the Go library, hand-made ones, and an obvious writer."""
+"""The writer, compared with files of the Go library, hand-made files, and a simple writer."""
 
 from __future__ import annotations
 

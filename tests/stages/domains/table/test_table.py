@@ -1,4 +1,4 @@
-"""The domain table against a dict of words, and its memory."""
+"""The domain table, compared with a dict of words, and its memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the tables of the store grow, take turns, and do without room; seen from outside."""
+"""How the tables of the store grow, take turns, and work without more memory, seen from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that insert names are killed at random moments; no name they have reported may be new again."""
+"""Processes that insert names are killed at random times; no name they reported may be new again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table that grows in place keeps every fingerprint findable, at each step of each growth."""
+"""A table that grows in place finds every fingerprint at each step of each growth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that are remembered before they are saved, and what a kill in between leaves."""
+"""Names that are remembered before they are saved, and the state after a kill in between."""
 
 from __future__ import annotations
 
