@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --dist worksteal
 RUNTIME := $(VENV)/.installed
 STAMP := $(VENV)/.installed-dev
-SERVERS := unbound dnsdist dnsperf fstrm-bin mosquitto bind9 knot knot-module-dnstap knot-resolver nsd pdns-recursor
+SERVERS := unbound dnsdist dnsperf fstrm-bin mosquitto bind9 knot knot-module-dnstap knot-resolver nsd pdns-recursor prometheus
 KERNEL_TESTS := tests/stages tests/kernel tests/observe/test_ledger.py tests/test_golden.py tests/fuzz
 STAGES := test-fast test-e2e test-checked test-plain
 
