@@ -109,6 +109,7 @@ class World:
         )
         self.daemon.listening = threading.Event()
         self.daemon.listening.set()
+        self.over = threading.Event()
         self.new = 1
         self.sender: Sender | None = None
         self._usual = novel(0, 20) + 20 * _frame(storm_traffic.PLAIN)[0]
@@ -141,6 +142,7 @@ class World:
             try:
                 yield
             finally:
+                self.over.set()
                 self.daemon.listening.set()
 
 
@@ -211,13 +213,13 @@ def flood(world: World) -> Minute:
 def storm(world: World) -> Minute:
     frames = novel(0, 40) * 2500
 
-    def minute() -> None:
-        until = time.monotonic() + STEP
-        while time.monotonic() < until:
-            world.send(frames)
-        world.rotate()
+    def send() -> None:
+        with contextlib.suppress(OSError):  # the daemon ends first
+            while not world.over.is_set():
+                world.send(frames)
 
-    return minute
+    threading.Thread(target=send, daemon=True).start()
+    return world.rotate
 
 
 @dataclass(frozen=True)
@@ -230,15 +232,16 @@ class Scenario:
     defect: str = ""
     lifetime: float = 90
     from_start: bool = False
+    minutes: int = MINUTES
 
 
 _USES = "MQTT client", "HTTP client"
 SCENARIOS = {
-    "good day": Scenario(no_fault),
+    "good day": Scenario(no_fault, minutes=40),
     "killed": Scenario(killed, {"EdmDown": {"job": "edm"}}),
     "silent sender": Scenario(silent, {"EdmSenderSilent": {}}),
     "broker away": Scenario(broker_away, {"EdmBrokerAway": {}}),
-    "receiver away": Scenario(receiver_away, {"EdmUploadsFailing": {}}),
+    "receiver away": Scenario(receiver_away, {"EdmUploadsFailing": {}}, minutes=30),
     "broken list": Scenario(broken_list, {"EdmReloadFailed": {"part": "well_known_domains"}}),
     "log unread": Scenario(nobody_reads, {"EdmLogLinesDropped": {}}),
     "folder gone": Scenario(folder_gone, {"EdmIntervalLate": {}}),
@@ -268,7 +271,7 @@ def record(scenario: Scenario, folder: Path) -> list[dict[Key, float] | None]:
     times: list[float] = []
     with world.running(scenario.defect):
         minute: Minute = world.usual
-        for number in range(MINUTES):
+        for number in range(scenario.minutes):
             began = time.monotonic()
             if number == FAULT:
                 minute = scenario.fault(world)
@@ -329,6 +332,8 @@ def notation(values: list[float | None]) -> str:
             if this is None or last is None or round(this - last, 2) != step:
                 break
             end += 1
+        if end - at < 3:
+            end = at + 1
         words.append(f"{value:.12g}{step:+.12g}x{end - at - 1}" if end - at > 1 else f"{value:.12g}")
         at = end
     return " ".join(words)
@@ -378,12 +383,12 @@ def case(name: str, scrapes: list[dict[Key, float] | None]) -> dict[str, Any]:
 
     for alert, labels in scenario.fires.items():
         each = [{"use": use} for use in _USES] if alert.startswith("EdmCertificate") else [labels]
-        check(MINUTES - 1, alert, each)
+        check(scenario.minutes - 1, alert, each)
         if not scenario.from_start:
             check(FAULT - 1, alert, [])
     if not scenario.fires:
         for alert in known:
-            for minute in (FAULT, MINUTES // 2, MINUTES - 1):
+            for minute in (FAULT, scenario.minutes // 2, scenario.minutes - 1):
                 check(minute, alert, [])
     return {"name": name, "interval": "1m", "input_series": series(scrapes), "alert_rule_test": checks}
 
@@ -413,8 +418,13 @@ def hand_made() -> dict[str, Any]:
 def document(cases: list[dict[str, Any]], rule_file: str) -> str:
     """Return a test file for promtool."""
     head = "# Recordings of a real daemon: python -m support.alert_recordings THIS-FILE (in tests/) makes them anew.\n"
-    content = {"rule_files": [rule_file], "evaluation_interval": "1m", "tests": cases}
-    return head + json.dumps(content, indent=1) + "\n"
+    lines = [head + f'{{"rule_files": {json.dumps([rule_file])}, "evaluation_interval": "1m", "tests": [']
+    for number, each in enumerate(cases):
+        lines.append((", " if number else "") + f'{{"name": {json.dumps(each["name"])}, "interval": "1m",')
+        for part in ("input_series", "alert_rule_test"):
+            rows = ",\n  ".join(json.dumps(row) for row in each[part])
+            lines.append(f' "{part}": [\n  {rows}]' + ("," if part == "input_series" else "}"))
+    return "\n".join([*lines, "]}"]) + "\n"
 
 
 def record_case(name: str, folder: Path) -> dict[str, Any]:
