@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -117,7 +118,8 @@ class World:
     def send(self, frames: bytes) -> None:
         """Send over the one connection."""
         if self.sender is None:
-            self.sender = Sender(connect(unix=str(self.socket)))
+            self._connection = connect(unix=str(self.socket))
+            self.sender = Sender(self._connection)
         self.sender.send(frames)
 
     def usual(self) -> None:
@@ -144,6 +146,9 @@ class World:
             finally:
                 self.over.set()
                 self.daemon.listening.set()
+                if self.sender is not None:
+                    self._connection.close()
+                shutil.rmtree(self.socket.parent, ignore_errors=True)
 
 
 # Faults: each is called once, and returns what happens in each later minute.
@@ -240,9 +245,9 @@ SCENARIOS = {
     "good day": Scenario(no_fault, minutes=40),
     "killed": Scenario(killed, {"EdmDown": {"job": "edm"}}),
     "silent sender": Scenario(silent, {"EdmSenderSilent": {}}),
-    "broker away": Scenario(broker_away, {"EdmBrokerAway": {}}),
+    "broker away": Scenario(broker_away, {"EdmBrokerAway": {}}, minutes=14),
     "receiver away": Scenario(receiver_away, {"EdmUploadsFailing": {}}, minutes=30),
-    "broken list": Scenario(broken_list, {"EdmReloadFailed": {"part": "well_known_domains"}}),
+    "broken list": Scenario(broken_list, {"EdmReloadFailed": {"part": "well_known_domains"}}, minutes=10),
     "log unread": Scenario(nobody_reads, {"EdmLogLinesDropped": {}}),
     "folder gone": Scenario(folder_gone, {"EdmIntervalLate": {}}),
     "flood": Scenario(flood, {"EdmNewNameFlood": {}}),
