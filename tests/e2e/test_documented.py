@@ -199,7 +199,7 @@ def told(title: str, transport: str) -> int | None:
     return None if (title, transport) == ("unbound", "HTTPS") else 2
 
 
-NAMED_SINCE = {"unbound": (1, 18), "BIND": (9, 20)}
+NAMED_SINCE = {"unbound": (1, 20), "BIND": (9, 20)}
 
 
 @pytest.mark.parametrize(
