@@ -20,14 +20,17 @@ from edm.config import Config
 from edm.engine import Engine
 from edm.errors import EdmError
 from edm.input.blocks import Intake
+from edm.input.recent import Recent
 from edm.input.source import Source
 from edm.observe.access import Access
+from edm.observe.control import ControlServer
 from edm.observe.faults import DEFECT
 from edm.observe.http import HttpServer, RotationTimeoutError, ShuttingDownError
 from edm.observe.logs import RateLimited
 from edm.observe.metrics import Metrics
 from edm.observe.status.routes import Status
 from edm.output.sink import Sinks
+from edm.reload.answers import Answers
 from edm.reload.reload import Reloader
 from edm.rotation.clock import MinuteClock
 from edm.service import ServiceManager
@@ -77,6 +80,8 @@ class Daemon:
         self._open_source = source
         self._connections = ConnectionLog(self.metrics, self._accepting_failed)
         self._servers: list[HttpServer] = []
+        self._control: ControlServer | None = None
+        self._recent: Recent | None = None
         self._manager = ServiceManager(os.environ)
         self._turned = time.monotonic()  # when the main loop last did
         self._rotated = time.time()
@@ -115,6 +120,7 @@ class Daemon:
         for server in self._servers:
             server.start()
         self.budget.start()
+        self._listen_to_questions()
         self.engine.start()
         self._watched.history.start()
         self._install_signals()
@@ -128,6 +134,16 @@ class Daemon:
         # Not before: a reload that was asked for during the start comes after it, for everybody who is told.
         threading.Thread(target=self._reload_loop, name="edm-reload", daemon=True).start()
         self.ready.set()
+
+    def _listen_to_questions(self) -> None:
+        if not self.config.control_socket:
+            return
+        self._recent = Recent()
+        for worker in self.engine.workers:
+            worker.recent = self._recent
+        answers = Answers(self.engine, self._read_config, self._recent)
+        self._control = ControlServer(self.engine.data.root, answers.all())
+        self._control.start()
 
     def _start_sinks(self) -> None:
         for sink in self.sinks.in_order():
@@ -222,6 +238,8 @@ class Daemon:
                 self.source.refresh()
                 self.access.refresh()
                 self._flush_log()
+                if self._recent is not None:
+                    self._recent.expire()
                 if self.metrics.faults:
                     self._tell_faults()
         self.shut_down()
@@ -313,6 +331,8 @@ class Daemon:
         self._reload_wanted.set()  # lets the reload thread end
         self.source.close(timeout=5.0)
         self._watched.history.stop()
+        if self._control is not None:
+            self._control.stop()
         self.engine.stop(take_events=self._end_output)
         for server in self._servers:
             server.stop(5.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +68,13 @@ class Pipeline:
         Shared by all workers.
     message_types : iterable of int
         Types of answers that go on (dnstap.proto); none means all.
+    log : structlog logger, optional
+        Takes what is wrong with frames, in limited lines.
+
+    Attributes
+    ----------
+    columns : Columns
+        Of the batch run last.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Pipeline:
         *,
         debug: bool = False,
         message_types: Iterable[int] = (),
+        log: Any = None,
     ) -> None:
         self._worker = worker
         self._new_names = new_names
@@ -86,19 +94,19 @@ class Pipeline:
         self._outputs = outputs
         self._debug = debug
         self._metrics = metrics
-        self._columns = Columns()
+        self.columns = Columns()
         self._senders = SenderTally(message_types)
         self._pseudonyms: Pseudonyms | None = None
         self._maker: Maker | None = None
         self._counts: I64Array = np.zeros(N_FATES, np.int64)
         self._names = new_memo()
         self._more = MoreQuestions.of(_MORE_NAMES)
-        self._limited = RateLimited(structlog.get_logger(), on_suppressed=metrics.count_suppressed)
+        self._limited = RateLimited(log or structlog.get_logger(), on_suppressed=metrics.count_suppressed)
         self.clock = StageClock()
 
     def run(self, block: Block, first: int, n: int, snapshot: Snapshot) -> None:
         """Take the frames ``first .. first+n-1`` of ``block`` all the way, under one snapshot."""
-        columns = self._columns
+        columns = self.columns
         buf, u32, u64, fate = block.buf, columns.u32, columns.u64, columns.fate
         interval = snapshot.interval
         interval.ledger.receive(self._worker, n)
@@ -147,11 +155,11 @@ class Pipeline:
 
     def _count_senders(self, block: Block, n: int) -> None:
         tally = self._senders
-        if tally.count(block.buf, self._columns.u32, self._columns.fate, n):
+        if tally.count(block.buf, self.columns.u32, self.columns.fate, n):
             self._metrics.senders.watch(tally.counts, tally.identities(), tally.wanted)
 
     def _ignore_names(self, block: Block, n: int, table: DomainTable) -> None:
-        columns = self._columns
+        columns = self.columns
         u32, fate = columns.u32, columns.fate
         table.lookup(block.buf, u32, columns.u64, fate, n)
         mark_matches(u32, fate, n, QUESTION_IGNORED)
@@ -165,7 +173,7 @@ class Pipeline:
             fate[more.rows[:count][matched]] = QUESTION_IGNORED
 
     def _find_new(self, block: Block, n: int, snapshot: Snapshot) -> None:
-        columns = self._columns
+        columns = self.columns
         candidates = self._new_names.store.candidates(block.buf, columns.u32, columns.fate, n)
         count = len(candidates.rows)
         if count:
@@ -182,7 +190,7 @@ class Pipeline:
         self._new_names.settle(block.sequence, found)
 
     def _keep_sessions(self, block: Block, n: int, interval: Interval) -> None:
-        columns = self._columns
+        columns = self.columns
         rows = interval.rows[self._worker]
         counts = rows.append(block.buf, columns.u32, columns.u64, columns.fate, n)
         if misfits := counts.unknown_families + counts.family_mismatches:
@@ -206,7 +214,7 @@ class Pipeline:
             self._limited.error("client address cannot be parsed, frame ignored", count=invalid)
 
     def _dump(self, block: Block, first: int, n: int) -> None:
-        fate = self._columns.fate[:n]
+        fate = self.columns.fate[:n]
         rows = np.flatnonzero((fate != UNDECODABLE) & (fate != DNS_PARSE_ERROR)) + first
         starts, ends = block.off[rows].tolist(), (block.off[rows] + block.length[rows]).tolist()
         self._outputs.debug_frames(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from edm.input.blocks import Block, Intake
+from edm.input.recent import Recent
 from edm.kernel.columns import BATCH_ROWS
 from edm.observe.faults import DEFECT, FRAMES
 from edm.observe.logs import RateLimited
@@ -31,6 +32,8 @@ class Worker:
     ----------
     blocks, frames : int
         Blocks finished, and the frames in them.
+    recent : Recent, optional
+        Is offered each block.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Worker:
         self._complaints = 0
         self._busy = 0.0
         self._since = 0.0  # when the block in hand was taken; 0 while there is none
+        self.recent: Recent | None = None
         self.blocks = 0
         self.frames = 0
         self.thread = threading.Thread(target=self._run, name=f"edm-worker-{slot}", daemon=True)
@@ -99,6 +103,8 @@ class Worker:
 
     def handle(self, block: Block) -> None:
         """Take all frames of ``block`` through the pipeline."""
+        if self.recent is not None:
+            self.recent.offer(block)
         self._metrics.count_block(block.received)
         self._metrics.count_received(block.frames)
         if block.oversized:

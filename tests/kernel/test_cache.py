@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -379,3 +380,19 @@ def test_a_numba_without_a_place_for_the_cache() -> None:
         assert cache.store().unsaved
     finally:
         cache.store().unsaved = unsaved
+
+
+def test_a_folder_that_is_removed_meanwhile(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    kept = Store(folder, True, [])
+    kept.save("a", b"identity", {"some": "kernel"})
+    shutil.rmtree(folder)
+    assert kept.load("a", b"identity") is None
+    assert not kept.warm
+    kept.clear()
+    kept.sweep()
+    kept.save("b", b"identity", {"some": "kernel"})
+    assert "No such file" in kept.unsaved
+    kept.mark_warm()
+    assert not folder.exists()

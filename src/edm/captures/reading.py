@@ -27,9 +27,7 @@ STDIN = "-"
 CHUNK = 1 << 20
 """Bytes per chunk of :func:`read_capture`."""
 
-_HEAD = (
-    12  # bytes that tell the form; as many as the shortest START, so a pipe is not waited for without success
-)
+_HEAD = 12  # bytes that tell the form: the shortest START has as many, so a pipe need not deliver more
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_INPUT = 1 << 16

@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, Command] = {
     "inspect": Command("edm.cli.inspect", "show what is in output files and captures"),
     "dawg": Command("edm.cli.dawg", "make, show, search and check domain list files"),
     "check-config": Command("edm.cli.check_config", "check the configuration and show what is in effect"),
+    "explain": Command("edm.cli.explain", "tell what would become of an answer about a name, and why"),
     "reload": Command("edm.cli.reload", "check the files, reload a running daemon, and show the result"),
     "init": Command("edm.cli.init", "make a directory with a working local configuration"),
     "keygen": Command("edm.cli.keygen", "make keys and certificates for a test or pilot site"),

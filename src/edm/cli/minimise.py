@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
-from edm.cli.arguments import Arguments, Option, Spec
+from edm.cli.arguments import Arguments, Option, Spec, UsageError
 from edm.cli.printing import complain, say
 from edm.config import load
 from edm.files.visible import visible, visible_json
@@ -19,6 +20,14 @@ SPEC = Spec(
     positional="FILE...",
     options=(
         Option("summary", "How to print the summary.", default="text", choices=("text", "json")),
+        Option("json", "The same as --summary json.", kind="bool", default=False),
+        Option(
+            "compare",
+            "Take the first two arguments for configuration files, and tell which frames of the captures would meet "
+            "another fate with the second; nothing is written.",
+            kind="bool",
+            default=False,
+        ),
         Option("quiet", "No progress bar and no summary.", kind="bool", default=False),
     ),
     about="Minimise dnstap captures (Frame Streams files, plain, gzip or Zstandard; - is standard input) "
@@ -29,6 +38,8 @@ SPEC = Spec(
 
 def run(args: Arguments) -> int:
     """Minimise the files; returns 0 if all were whole and nothing was lost, else 1."""
+    if args.options["compare"]:
+        return _compare(args)
     config = load(args.config_file, args.flags, os.environ, purpose="minimise")
     logs.configure(cast(logs.Format, config.log_format), config.debug)
     from edm.captures.minimiser import minimise
@@ -39,12 +50,38 @@ def run(args: Arguments) -> int:
     with _progress(not quiet and sys.stderr.isatty()) as progress:
         summary = minimise(config, args.positional, progress)
     if not quiet:
-        if args.options["summary"] == "json":
+        if _wants_json(args):
             print(visible_json(json.dumps(summary.as_dict(), indent=2)))
         else:
             say(*summary.as_text().splitlines())
     complain(args.program, *summary.problems, *summary.faults)
     return 1 if summary.problems or summary.faults else 0
+
+
+def _wants_json(args: Arguments) -> bool:
+    return bool(args.options["json"]) or args.options["summary"] == "json"
+
+
+def _compare(args: Arguments) -> int:
+    if len(args.positional) < 3:
+        raise UsageError(["--compare needs two configuration files, and captures behind them"])
+    if args.config_file is not None:
+        raise UsageError(["--compare takes its configuration files as arguments, without --config-file"])
+    before, after = (
+        load(Path(name), args.flags, os.environ, purpose="minimise") for name in args.positional[:2]
+    )
+    logs.configure(cast(logs.Format, before.log_format), before.debug)
+    from edm.captures.compare import compare
+    from edm.trial.telling import tell_comparison
+
+    comparison, problems = compare(before, after, args.positional[2:])
+    found = comparison.document()
+    if _wants_json(args):
+        print(visible_json(json.dumps({**found, "problems": problems}, indent=2)))
+    else:
+        say(*tell_comparison(found))
+    complain(args.program, *problems)
+    return 1 if problems else 0
 
 
 @contextmanager

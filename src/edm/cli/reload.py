@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
@@ -14,11 +15,11 @@ from typing import cast
 
 from edm.cli.arguments import Arguments, Option, Spec
 from edm.cli.checks import problems
-from edm.cli.printing import complain
+from edm.cli.printing import complain, say
 from edm.config import Config, load
 from edm.errors import ConfigError, EdmError
 from edm.files.own import open_own
-from edm.files.visible import visible
+from edm.files.visible import visible, visible_json
 from edm.reload.outcome import ReloadOutcome, UntrustedError
 
 POLL = 0.05
@@ -30,6 +31,13 @@ _LOCK_MAX = 32
 SPEC = Spec(
     options=(
         Option("check", "Only check whether a reload would work.", "bool", default=False),
+        Option(
+            "preview",
+            "Only tell what a reload would change for the traffic of the last seconds.",
+            "bool",
+            default=False,
+        ),
+        Option("json", "With --preview: print the result as JSON.", "bool", default=False),
         Option(
             "force",
             "Reload although the check found something: what is good is taken up.",
@@ -227,6 +235,26 @@ def check(cfg: Config, program: str, force: bool) -> None:
         complain(program, *found)
 
 
+def preview(args: Arguments, data: Path) -> int:
+    """Let the daemon try a reload on its sample of the traffic, and print what would change; return 0 if all loads.
+
+    Raises
+    ------
+    EdmError
+        It does not answer, or cannot read its configuration.
+    """
+    from edm.observe.control import ask
+    from edm.trial.telling import tell_comparison
+
+    found = ask(data, {"ask": "preview"}, float(cast(int, args.options["timeout"])))
+    if args.options["json"]:
+        print(visible_json(json.dumps(found, indent=2)))
+    else:
+        say(f"Of the last {found['seconds']:.0f} seconds, a sample of the frames:", *tell_comparison(found))
+    complain(args.program, *(f"would keep its old state: {line}" for line in found["problems"]))
+    return 1 if found["problems"] else 0
+
+
 def run(args: Arguments) -> int:
     """Check, reload, and print the outcome; return 0 if every part was reloaded."""
     cfg = load(args.config_file, args.flags, os.environ)
@@ -235,6 +263,8 @@ def run(args: Arguments) -> int:
         print("A reload would work.")
         return 0
     data = Path(cfg.data_dir)
+    if args.options["preview"]:
+        return preview(args, data)
     pid = find_daemon(data, cast("int | None", args.options["pid"]))
     outcome = request_reload(pid, data, float(cast(int, args.options["timeout"])))
     sys.stdout.write(as_text(outcome))

@@ -27,15 +27,13 @@ SALT_MIN = 8
 SEEN_STORE_DEFAULT = 100_000_000
 """Bound on the stored names when ``qname-seen-store-entries`` is 0."""
 
-
 _KIB = 1 << 10
 _MIB = 1 << 20
 
 
 @cache
 def _cpus() -> int:
-    # Once: the answer may change while a process runs, but not how many workers it has.
-    return usable_cpus()
+    return usable_cpus()  # once: the answer may change while a process runs, but not how many workers it has
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -340,6 +338,9 @@ class Settings:
         "Host names, separated by commas, that requests for metrics and profiles may use besides IP addresses, "
         "localhost, the name of this machine, and the one in metrics-address or debug-address; * allows any.",
         check=parse_names,
+    )
+    control_socket: bool = group.observe(
+        True, "Answer edm explain and edm reload --preview over a Unix socket in the data directory."
     )
     log_format: str = group.observe(
         "auto",

@@ -12,6 +12,7 @@ that a ``CompileResult`` can be reduced and rebuilt.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -232,8 +233,9 @@ class Store:
     def clear(self) -> None:
         """Remove everything in the folder."""
         if self.folder is not None:
-            for path in list(self.folder.iterdir()):
-                remove(path)
+            with contextlib.suppress(FileNotFoundError):  # somebody has removed the folder as a whole
+                for path in list(self.folder.iterdir()):
+                    remove(path)
 
     # Files
 

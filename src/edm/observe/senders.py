@@ -37,6 +37,7 @@ class Senders(Collector):
         self._parts: dict[int, tuple[I64Array, list[bytes | None]]] = {}
         self._identities: list[bytes | None] = [None]
         self._warned: set[bytes] = set()
+        self.warn = True  # whether what is doubtful is logged
 
     def watch(self, counts: I64Array, identities: Sequence[bytes], wanted: U8Array) -> None:
         """Take up what a worker counts from now on. To be called again whenever one of its counts is no longer 0.
@@ -59,7 +60,7 @@ class Senders(Collector):
                 if identity is not None and identity not in self._warned and self._twice(total, wanted)
             ]
             self._warned.update(doubtful)
-        for identity in doubtful:
+        for identity in doubtful if self.warn else ():
             kinds = [
                 MESSAGE_TYPES[i] for i in _TO_CLIENTS + _FROM_SERVERS if totals[identity][i] and wanted[i]
             ]

@@ -80,7 +80,6 @@ class EventTaker(Protocol):
     def put(self, block: EventBlock) -> tuple[int, int]:
         """Take events, without waiting; any thread may call it.
 
-
         The caller that takes a block calls its ``save_names`` once the events are safe, and not before: from
         then on these names are not new any more.
 

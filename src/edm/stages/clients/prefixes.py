@@ -10,10 +10,12 @@ An IPv4-mapped IPv6 address is an IPv6 address here: no IPv4 prefix holds it.
 from __future__ import annotations
 
 import io
+import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,6 +39,50 @@ _IPV6 = re.compile(rb"([0-9A-Fa-f:]+:(?:" + _IPV4_ADDRESS + rb"|[0-9A-Fa-f]*))" 
 _Packed = int
 
 
+class Prefix(NamedTuple):
+    """A prefix of the list: the number of its line, and its text with the address bits behind its length cleared."""
+
+    line: int
+    text: str
+
+
+class _Origins:
+    """The prefixes of one family as they stand in the file, for :meth:`ClientPrefixes.holding`: 13 or 21 bytes each.
+
+    Attributes
+    ----------
+    high, low : uint64[prefixes]
+        The address of each, as one number of 128 bits.
+    length : uint8[prefixes]
+    line : uint32[prefixes]
+    """
+
+    __slots__ = ("bits", "high", "length", "line", "low")
+
+    def __init__(self, packed: Sequence[_Packed], lines: Sequence[int], bits: int) -> None:
+        self.bits = bits
+        count = len(packed)
+        mask = 0xFFFFFFFFFFFFFFFF
+        self.high: U64Array | None = None
+        if bits > 64:
+            self.high = np.fromiter((each >> 72 for each in packed), np.uint64, count)
+        self.low: U64Array = np.fromiter((each >> 8 & mask for each in packed), np.uint64, count)
+        self.length: U8Array = np.fromiter((each & 0xFF for each in packed), np.uint8, count)
+        self.line: U32Array = np.fromiter(lines, np.uint32, count)
+
+    def holding(self, address: int) -> list[Prefix]:
+        found: list[Prefix] = []
+        family = ipaddress.IPv4Network if self.bits == 32 else ipaddress.IPv6Network
+        for length in sorted(set(self.length.tolist()), reverse=True):
+            start = address >> self.bits - length << self.bits - length
+            matches = (self.length == length) & (self.low == np.uint64(start & 0xFFFFFFFFFFFFFFFF))
+            if self.high is not None:
+                matches &= self.high == np.uint64(start >> 64)
+            text = str(family((start, length)))
+            found += [Prefix(line, text) for line in sorted(self.line[matches].tolist())]
+        return found
+
+
 class ClientPrefixes:
     """A set of clients, as sorted, disjoint address ranges; read-only.
 
@@ -44,11 +90,27 @@ class ClientPrefixes:
     ----------
     prefixes : int
         Prefixes that the set was made of; with none, no client is ignored and no address is looked at.
+
+    Parameters
+    ----------
+    v4, v6 : iterable of int
+        The prefixes of each family.
+    lines : mapping, optional
+        By 32 and 128 (IPv4, IPv6), the number of the line of each prefix; without it they are counted from 1.
     """
 
-    __slots__ = ("_v4", "_v6", "prefixes")
+    __slots__ = ("_origins", "_v4", "_v6", "prefixes")
 
-    def __init__(self, v4: Iterable[_Packed] = (), v6: Iterable[_Packed] = (), prefixes: int = 0) -> None:
+    def __init__(
+        self,
+        v4: Iterable[_Packed] = (),
+        v6: Iterable[_Packed] = (),
+        prefixes: int = 0,
+        lines: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
+        v4, v6 = list(v4), list(v6)
+        numbers = lines or {32: range(1, len(v4) + 1), 128: range(len(v4) + 1, len(v4) + len(v6) + 1)}
+        self._origins = _Origins(v4, numbers[32], 32), _Origins(v6, numbers[128], 128)
         v4_first, v4_last = _merge(v4, 32)
         v6_first, v6_last = _merge(v6, 128)
         first4 = np.array(v4_first, np.uint32)
@@ -72,6 +134,14 @@ class ClientPrefixes:
         """
         if self.prefixes:
             filter_clients(buf, u32, fate, n, self._v4, self._v6)
+
+    def holding(self, address: bytes) -> list[Prefix]:
+        """Return the prefixes that hold an address of 4 or 16 bytes: the longest first, then the first in the file.
+
+        It tells why :meth:`filter` decides as it does; it asks each prefix, so it is not for every frame.
+        """
+        origins = self._origins[len(address) == 16]
+        return origins.holding(int.from_bytes(address, "big"))
 
 
 def _merge(packed: Iterable[_Packed], bits: int) -> tuple[list[int], list[int]]:
@@ -165,6 +235,7 @@ def parse_prefix_file(path: Path | str, limit: int = LIST_FILE_BYTES) -> ClientP
         reason, but not the line, which may hold a client's address.
     """
     packed: dict[int, list[int]] = {32: [], 128: []}
+    lines: dict[int, list[int]] = {32: [], 128: []}
     try:
         data = read_whole(path, limit, LIMIT_SETTING, lines=True)
     except UnreadableError as error:
@@ -184,7 +255,8 @@ def parse_prefix_file(path: Path | str, limit: int = LIST_FILE_BYTES) -> ClientP
             except ValueError as error:
                 raise ListFileError(f"{path}: line {number}: {error}") from None
             packed[bits].append(prefix)
-    return ClientPrefixes(packed[32], packed[128], len(packed[32]) + len(packed[128]))
+            lines[bits].append(number)
+    return ClientPrefixes(packed[32], packed[128], len(packed[32]) + len(packed[128]), lines)
 
 
-__all__ = ["MAX_LINE_BYTES", "ClientPrefixes", "parse_prefix_file"]
+__all__ = ["MAX_LINE_BYTES", "ClientPrefixes", "Prefix", "parse_prefix_file"]

@@ -65,6 +65,31 @@ class DamagedLog(Exception):  # noqa: N818 - not an error for the operator: the 
     """A file is not a log of seen names; the text says why."""
 
 
+def read_header(path: Path, head: bytes) -> tuple[int, bytes]:
+    """Return generation and key from the first ``HEADER_BYTES`` of a log.
+
+    Raises
+    ------
+    DamagedLog
+        It is not the head of a log of seen names.
+    StoreError
+        It has another format version.
+    """
+    if len(head) < HEADER_BYTES:
+        raise DamagedLog("the file is shorter than its header")
+    magic, version, _, generation, key = _FIXED.unpack_from(head)
+    if magic != MAGIC:
+        raise DamagedLog("it does not begin like a file of seen names")
+    if _CHECKSUM.unpack_from(head, _FIXED.size)[0] != zlib.crc32(head[: _FIXED.size]):
+        raise DamagedLog("the checksum of its header is wrong")
+    if version != VERSION:
+        raise StoreError(
+            f"{path}: seen names are in format version {version}, this program reads version "
+            f"{VERSION}; move the file away to start without it"
+        )
+    return generation, key
+
+
 class NameLog:
     """The open file of one generation.
 
@@ -139,18 +164,7 @@ class NameLog:
         descriptor = open_own(path, os.O_RDWR)
         try:
             head = os.pread(descriptor, HEADER_BYTES, 0)
-            if len(head) < HEADER_BYTES:
-                raise DamagedLog("the file is shorter than its header")
-            magic, version, _, generation, key = _FIXED.unpack_from(head)
-            if magic != MAGIC:
-                raise DamagedLog("it does not begin like a file of seen names")
-            if _CHECKSUM.unpack_from(head, _FIXED.size)[0] != zlib.crc32(head[: _FIXED.size]):
-                raise DamagedLog("the checksum of its header is wrong")
-            if version != VERSION:
-                raise StoreError(
-                    f"{path}: seen names are in format version {version}, this program reads version "
-                    f"{VERSION}; move the file away to start without it"
-                )
+            generation, key = read_header(path, head)
             size = os.fstat(descriptor).st_size
         except BaseException:
             os.close(descriptor)
