@@ -96,7 +96,7 @@ def test_every_answer_comes(title: str, tmp_path: Path, sockets: Path, lists: di
 
     However slow the machine is, no queue overflows: a portion is asked for when the one before it has come.
     """
-    portions = [PORTION] * 4 if title in ("Knot DNS", "Knot Resolver", "NSD") else [BURST]
+    portions = [PORTION] * 2 if title in ("Knot DNS", "Knot Resolver", "NSD") else [BURST]
     count = sum(portions)
     with running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon:
         with serving(title, tmp_path / "server", sockets / "s") as server:
