@@ -93,13 +93,20 @@ apt() {
 	DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 "$@" </dev/null >>"$log" 2>&1
 }
 
-# The package brings a service, a user and 90 MB; the tests need promtool alone.
+# The tests need promtool alone. From Debian 13 on it has a package of its own; before, that of the server has it,
+# which brings a service, a user and 90 MB.
 install_promtool() {
+	apt install --yes --no-install-recommends promtool ||
+		{ apt update && apt install --yes --no-install-recommends promtool; } ||
+		unpack_promtool
+}
+
+unpack_promtool() {
 	folder=$(mktemp -d) || return 1
 	chmod 755 "$folder"
 	(
 		cd "$folder" || exit 1
-		apt download prometheus || { apt update && apt download prometheus; } || exit 1
+		apt download prometheus || exit 1
 		dpkg-deb -x prometheus_*.deb unpacked && install -m 755 unpacked/usr/bin/promtool /usr/local/bin/promtool
 	) >>"$log" 2>&1
 	result=$?
@@ -141,7 +148,7 @@ forbid_services
 disable_services $wanted
 [ -z "$promtool" ] || install_promtool || {
 	tail -n 5 "$log" >&2
-	give_up " prometheus" "its promtool could not be unpacked, see above"
+	give_up " prometheus" "its promtool could not be installed, see above"
 }
 
 wanted=$(missing "$@")
