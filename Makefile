@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --dist worksteal
 RUNTIME := $(VENV)/.installed
 STAMP := $(VENV)/.installed-dev
-SERVERS := unbound dnsdist dnsperf fstrm-bin mosquitto bind9 bind9-dnsutils knot knot-module-dnstap knot-resolver nsd pdns-recursor chromium chromium-driver
+SERVERS := unbound dnsdist dnsperf fstrm-bin mosquitto bind9 bind9-dnsutils knot knot-module-dnstap knot-resolver nsd pdns-recursor chromium chromium-driver prometheus
 KERNEL_TESTS := tests/stages tests/kernel tests/observe/test_ledger.py tests/test_golden.py tests/fuzz
 STAGES := test-fast test-e2e test-checked test-plain
 

@@ -185,7 +185,7 @@ def exported_metrics() -> set[str]:
 
 
 def test_every_metric_is_described() -> None:
-    rows = re.findall(r"^\| (`[^|]+) \|", page("docs/operations.md"), re.M)
+    rows = re.findall(r"^\| (`[^|]+) \|", page("docs/metrics.md"), re.M)
     described = {re.sub(r"\{.*\}", "", code) for row in rows for code in quoted(row)}
     assert exported_metrics() - described == set()
     assert {name for name in described if name.startswith("edm_")} - exported_metrics() == set()

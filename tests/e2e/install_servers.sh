@@ -20,13 +20,14 @@ programs_of() {
 	knot) echo knotd ;;
 	knot-resolver) echo kresd ;;
 	pdns-recursor) echo pdns_recursor ;;
+	prometheus) echo promtool ;;
 	*) echo "$1" ;;
 	esac
 }
 
 services_of() {
 	case $1 in
-	fstrm-bin | dnsperf | bind9-dnsutils | knot-module-dnstap | chromium | chromium-driver) ;;
+	fstrm-bin | dnsperf | bind9-dnsutils | knot-module-dnstap | chromium | chromium-driver | prometheus) ;;
 	bind9) echo named.service ;;
 	knot-resolver) echo kresd.target kres-cache-gc.service ;;
 	*) echo "$1.service" ;;
@@ -92,6 +93,27 @@ apt() {
 	DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 "$@" </dev/null >>"$log" 2>&1
 }
 
+# The tests need promtool alone. From Debian 13 on it has a package of its own; before, that of the server has it,
+# which brings a service, a user and 90 MB.
+install_promtool() {
+	apt install --yes --no-install-recommends promtool ||
+		{ apt update && apt install --yes --no-install-recommends promtool; } ||
+		unpack_promtool
+}
+
+unpack_promtool() {
+	folder=$(mktemp -d) || return 1
+	chmod 755 "$folder"
+	(
+		cd "$folder" || exit 1
+		apt download prometheus || exit 1
+		dpkg-deb -x prometheus_*.deb unpacked && install -m 755 unpacked/usr/bin/promtool /usr/local/bin/promtool
+	) >>"$log" 2>&1
+	result=$?
+	rm -rf "$folder"
+	return $result
+}
+
 wanted=$(missing "$@")
 [ -n "$wanted" ] || exit 0
 
@@ -105,9 +127,16 @@ command -v apt-get >/dev/null 2>&1 || give_up "$wanted" "there is no apt-get her
 log=$(mktemp) || exit 1
 
 echo "End-to-end tests: installing$wanted" >&2
+# Of prometheus only one program is taken, below.
+promtool=
+case " $wanted " in *" prometheus "*)
+	promtool=yes
+	wanted=$(printf '%s' "$wanted" | sed 's/ prometheus//')
+	;;
+esac
 forbid_services
 # shellcheck disable=SC2086  # one word for each package
-apt install --yes --no-install-recommends $wanted || {
+[ -z "$wanted" ] || apt install --yes --no-install-recommends $wanted || {
 	# Package lists that are missing or old.
 	apt update
 	apt install --yes --no-install-recommends $wanted
@@ -117,6 +146,10 @@ apt install --yes --no-install-recommends $wanted || {
 }
 # shellcheck disable=SC2086
 disable_services $wanted
+[ -z "$promtool" ] || install_promtool || {
+	tail -n 5 "$log" >&2
+	give_up " prometheus" "its promtool could not be installed, see above"
+}
 
 wanted=$(missing "$@")
 [ -z "$wanted" ] || give_up "$wanted" "the packages are installed but their programs were not found"

@@ -27,7 +27,8 @@ from support.servers import finish_dnsperf, start_dnsperf
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("resolver_tools")]
 
 BURST = 16_000
-CALM = 1_000  # questions a second, where the server has no setting for its queue
+CALM = 1_000  # questions a second
+PORTION = 200  # questions whose frames fit into the queue of a server that has no setting for it: 512 frames
 PROCESSED = "edm_processed_dnstap_total"
 
 ALONE: dict[str, type[Documented]] = {
@@ -91,14 +92,18 @@ def test_every_snippet_is_tried() -> None:
 
 @pytest.mark.parametrize("title", SERVERS)
 def test_every_answer_comes(title: str, tmp_path: Path, sockets: Path, lists: dict[str, Any]) -> None:
-    """A burst where the page sets the server's queue or the server has room, a steady flow elsewhere."""
-    calm = title in ("Knot DNS", "Knot Resolver", "NSD")
-    count = 3 * CALM if calm else BURST
+    """A burst where the page sets the server's queue or the server has room, portions elsewhere.
+
+    However slow the machine is, no queue overflows: a portion is asked for when the one before it has come.
+    """
+    portions = [PORTION] * 2 if title in ("Knot DNS", "Knot Resolver", "NSD") else [BURST]
+    count = sum(portions)
     with running(tmp_path / "edm", **lists, input_unix=sockets / "s") as daemon:
         with serving(title, tmp_path / "server", sockets / "s") as server:
             daemon.wait_for_metric("edm_open_connections", 1)
-            ask(server, tmp_path, count, "host", CALM if calm else 0)
-            daemon.wait_for_metric("edm_frames_total", count, fate="session")
+            for number, come in enumerate(itertools.accumulate(portions)):
+                ask(server, tmp_path, portions[number], f"host{number}")
+                daemon.wait_for_metric("edm_frames_total", come, fate="session")
         others = daemon.metric("edm_frames_total", fate="query") if title == "Knot Resolver" else 0
         assert daemon.metric(PROCESSED) == count + others
 
@@ -199,7 +204,7 @@ def told(title: str, transport: str) -> int | None:
     return None if (title, transport) == ("unbound", "HTTPS") else 2
 
 
-NAMED_SINCE = {"unbound": (1, 18), "BIND": (9, 20)}
+NAMED_SINCE = {"unbound": (1, 20), "BIND": (9, 20)}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,3 +178,17 @@ def test_probes_of_a_tls_port(tmp_path: Path) -> None:
             site.connect().close()
         site.wait_for_end("probe", 3)
         assert site.begun == 0
+
+
+def test_a_socket_that_does_not_listen_yet_is_not_taken_for_a_stale_one(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        timer = threading.Timer(0.03, other.listen)
+        timer.start()
+        try:
+            with pytest.raises(InputError, match="in use by another process"):
+                open_unix(str(path))
+        finally:
+            timer.join()
+        assert path.is_socket()

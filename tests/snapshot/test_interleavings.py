@@ -270,6 +270,7 @@ class StepEngine(Engine):
         self._publishing = Lock(scheduler)  # type: ignore[assignment]
         self._next_well_known = None
         self.begun = 0
+        self.loaded_at = {}
         self.counted: Counter[Period] = Counter()
         self.handed_over: dict[Period, int] = {}
         self.running: dict[str, Snapshot] = {}

@@ -25,8 +25,11 @@ SECRET = "mysecret"
 SECRET_KEY = bytes.fromhex("eec5b10e13f56d4aa0a5ca35625cb2fd7a4c00d856448765511b67535efc6f09")
 """The Crypto-PAn key that Argon2id makes of :data:`SECRET` and the default salt."""
 
-START = 180.0
-"""Seconds for a start that may have to compile all kernels, on a machine with other things to do."""
+START = 600.0
+"""Seconds for a start that may have to compile all kernels, on a machine with other things to do.
+
+A daemon that ends meanwhile is noticed at once.
+"""
 
 HISTOGRAMS = "parquet/histograms/*/*.parquet"
 SESSIONS = "parquet/sessions/*.parquet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import textwrap
@@ -28,17 +29,14 @@ def _section() -> str:
     return PAGE.read_text(encoding="utf-8").split("\n## DNS servers\n")[1].split("\n## ")[0]
 
 
-def snippet(server: str) -> str:
-    """Return the first block of code below the paragraph that begins with ``**server**``."""
+def snippet(server: str, number: int = 0) -> str:
+    """Return a block of code, the first unless ``number`` says otherwise, below ``**server**``'s paragraph."""
     _, _, rest = _section().partition(f"\n**{server}**")
     assert rest, f"{PAGE.name} says nothing of {server}"
-    lines: list[str] = []
-    for line in rest.splitlines():
-        if line.startswith("    ") or (lines and not line):
-            lines.append(line)
-        elif lines:
-            break
-    return textwrap.dedent("\n".join(lines)).strip() + "\n"
+    own = rest.partition("\n**")[0].splitlines()
+    groups = itertools.groupby(own, lambda line: not line or line.startswith("    "))
+    blocks = [textwrap.dedent("\n".join(lines)).strip() for is_code, lines in groups if is_code]
+    return [block for block in blocks if block][number] + "\n"
 
 
 class Documented(Server):
@@ -49,6 +47,9 @@ class Documented(Server):
 
     title = ""
     """How the page calls it."""
+
+    block = 0
+    """Which of the page's blocks of code for it fits its version."""
 
     def __init__(self, folder: Path, socket: Path, *, dnstap: bool = True) -> None:
         super().__init__(folder)
@@ -72,7 +73,7 @@ class Documented(Server):
         """Return the snippet, with the socket of the test; nothing if the server shall send no dnstap."""
         if not self._dnstap:
             return ""
-        text = snippet(self.title)
+        text = snippet(self.title, self.block)
         assert SOCKET in text
         return text.replace(SOCKET, str(self.socket))
 
@@ -303,8 +304,32 @@ class Recursor(Documented):
     def __init__(self, folder: Path, socket: Path, backend: int) -> None:
         super().__init__(folder, socket)
         self._backend = backend
+        self._yaml = version_of(self.title) >= (5, 1)
+        self.block = 0 if self._yaml else 1
 
     def command(self) -> list[str | Path]:
+        if not self._yaml:
+            return self._options()
+        settings = f"""recursor:
+  socket_dir: "{self.socket.parent}"
+  forward_zones_recurse:
+    - zone: "."
+      forwarders: ["127.0.0.1:{self._backend}"]
+  threads: 1
+  security_poll_suffix: ""
+  hint_file: "no"
+incoming:
+  listen: ["127.0.0.1"]
+  port: {self.port}
+outgoing:
+  dont_query: []
+dnssec:
+  validation: "off"
+{self.snippet()}"""
+        self.write("recursor.yml", settings)
+        return [f"--config-dir={self.folder}"]
+
+    def _options(self) -> list[str | Path]:
         lua = self.write("recursor.lua", self.snippet())
         options = {
             "config-dir": self.folder,
@@ -325,7 +350,11 @@ class Recursor(Documented):
 
 def version_of(title: str) -> tuple[int, ...]:
     """Return the version of a server, as the page calls it: (9, 18, 33)."""
-    program, flag = {"BIND": ("named", "-v"), "unbound": ("unbound", "-V"), "NSD": ("nsd", "-v")}[title]
+    program, flag = {
+        "BIND": ("named", "-v"),
+        "unbound": ("unbound", "-V"),
+        "PowerDNS Recursor": ("pdns_recursor", "--version"),
+    }[title]
     need(program)
     shown = subprocess.run([str(find(program)), flag], capture_output=True, text=True, timeout=30)
     found = re.search(r"\d+(?:\.\d+)+", shown.stdout + shown.stderr)

@@ -21,6 +21,7 @@ UNIX_PATH_MAX = 107
 DEFAULT_MODE = 0o660
 """Mode of the file if none is configured, before the umask is applied."""
 
+_BIND_TO_LISTEN = 0.1  # seconds that a process may take from one to the other
 _DEAD = (errno.ECONNREFUSED, errno.ENOENT)
 _LOOK_AGAIN = 10.0  # seconds between two checks of a file in the way
 
@@ -72,15 +73,23 @@ def open_unix(path: str, mode: str = "", owner: str = "") -> socket.socket:
 
 
 def _refuse_living(path: str) -> None:
+    if _listens(path):
+        raise InputError(f"input-unix: {path}: in use by another process")
+    # Another process may have made the file just now and not listen yet.
+    time.sleep(_BIND_TO_LISTEN)
+    if _listens(path):
+        raise InputError(f"input-unix: {path}: in use by another process")
+
+
+def _listens(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
             probe.connect(path)
         except OSError as error:
             # After any other error, such as a full backlog, a process still listens.
-            if error.errno in _DEAD:
-                return
-    raise InputError(f"input-unix: {path}: in use by another process")
+            return error.errno not in _DEAD
+    return True
 
 
 def _set_rights(path: str, mode: str, owner: str) -> None:

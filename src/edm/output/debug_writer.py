@@ -84,7 +84,7 @@ class DebugWriter:
                 self._bytes += len(frame)
             self._changed.notify_all()
         if left_out:
-            self.file.lose(left_out, "frames come faster than they can be spelt out")
+            self.file.lose(left_out, "frames come faster than they can be written out")
 
     def _has_room(self) -> bool:
         return self._bytes < MOST_BYTES
@@ -106,7 +106,7 @@ class DebugWriter:
             self._frames.clear()
             self._changed.notify_all()
         if left:
-            self.file.lose(left, "EDM stops, and they are not spelt out yet")
+            self.file.lose(left, "EDM stops, and they are not written yet")
         self.file.close()
 
     def _drain_while_it_gets_on(self) -> None:
@@ -138,7 +138,7 @@ class DebugWriter:
             line = self._render(frame)
         except Exception:  # a frame that cannot be written out must not end the thread
             self._metrics.faults.report(DEFECT)
-            structlog.get_logger().exception("a frame cannot be spelt out for the debug file")
+            structlog.get_logger().exception("a frame cannot be written out for the debug file")
             return
         if line is not None and not self._given_up:
             self.file.write(line)

@@ -39,6 +39,13 @@ def watch(parts: Parts) -> Status:
     """Return the object that the status routes use, and register the metrics of the parts."""
     _add_metrics(parts)
     health = Health(Watch(Checks(parts).all()))
+    add = parts.engine.metrics.callback
+    add("edm_live", "Whether a restart would not help, as /livez says", lambda: float(health.live))
+    add(
+        "edm_ready",
+        "Whether frames are taken and results written, as /readyz says",
+        lambda: float(health.ready),
+    )
     return Status(Board(make_sections(parts), parts.engine.metrics.faults), health, parts.history)
 
 
@@ -96,19 +103,29 @@ def _show_senders(parts: Parts) -> None:
 
         return rows
 
-    table, labels = parts.engine.metrics.table, ("peer", "identity")
-    table("edm_sender_frames_total", "Frames by sender", labels, by_sender(lambda sender: sender.frames))
-    table("edm_sender_bytes_total", "Bytes by sender", labels, by_sender(lambda sender: sender.bytes))
+    table = parts.engine.metrics.table
+    table(
+        "edm_sender_frames_total",
+        "Frames by sender",
+        ("peer", "identity"),
+        by_sender(lambda sender: sender.frames),
+    )
+    table(
+        "edm_sender_bytes_total",
+        "Bytes by sender",
+        ("peer", "identity"),
+        by_sender(lambda sender: sender.bytes),
+    )
     table(
         "edm_sender_blocked_seconds_total",
         "Time for which a sender could not be read",
-        labels,
+        ("peer", "identity"),
         by_sender(lambda sender: sender.blocked),
     )
     table(
         "edm_sender_last_frame_timestamp_seconds",
         "When the last frame of a sender came",
-        labels,
+        ("peer", "identity"),
         by_sender(lambda sender: sender.last_frame),
     )
 
