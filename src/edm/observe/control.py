@@ -158,6 +158,9 @@ class ControlServer:
 
     def _meet(self, connection: socket.socket) -> None:
         if _user_of(connection) not in self._users:
+            # Read before the answer: what is unread when a socket is closed takes the answer with it.
+            with suppress(ValueError, OSError):
+                _receive_line(connection, QUESTION_MAX, time.monotonic() + PATIENCE)
             reply: dict[str, Any] = {"error": "only root and the user that runs the daemon may ask it"}
         else:
             try:
