@@ -138,7 +138,7 @@ class Bench:
             receive = clock.around("copy", receive)
             pump = clock.around("reader", pump)
             work = clock.around("worker", work)
-        worker = self.engine._workers[number]
+        worker = self.engine.workers[number]
         while pump(receive) > 0:
             while (block := self._take()) is not None:
                 work(worker, block)
